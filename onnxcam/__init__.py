@@ -1,0 +1,61 @@
+"""Explains the decisions of ONNX image classifiers with heat maps, on ONNX Runtime alone.
+
+The names below are imported when they are first used, so that `import onnxcam` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxcam.api import Explainer, Explanation, explain
+    from onnxcam.errors import (
+        LayerError,
+        ModelError,
+        OnnxcamError,
+        OpError,
+        OptionError,
+        OutputError,
+        PictureError,
+        PresetError,
+        RuntimeFailure,
+        TargetError,
+    )
+    from onnxcam.graph import load, split
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Explainer",
+    "Explanation",
+    "LayerError",
+    "ModelError",
+    "OnnxcamError",
+    "OpError",
+    "OptionError",
+    "OutputError",
+    "PictureError",
+    "PresetError",
+    "RuntimeFailure",
+    "TargetError",
+    "__version__",
+    "explain",
+    "load",
+    "split",
+]
+
+_ELSEWHERE = {"Explainer": "api", "Explanation": "api", "explain": "api"}
+_ELSEWHERE |= {"load": "graph", "split": "graph"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'onnxcam' has no attribute {name!r}")
+    value = getattr(import_module(f"onnxcam.{_ELSEWHERE.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

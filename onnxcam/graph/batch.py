@@ -1,0 +1,111 @@
+"""Frees a batch that an export has fixed, so that many switched-off units run at once.
+
+A model exported for a batch of 1 hides that 1 in constants: targets of Reshape and Expand, sizes
+of Resize, a class token stored as (1, 1, C) that is concatenated to the tokens. Each is rewritten
+here to follow the batch of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcam.graph.emit import Emitter
+from onnxcam.graph.model import array_of, constant
+from onnxcam.graph.shapes import Shape, batch_axes
+
+
+def free_batch(graph: gs.Graph, image: gs.Variable, shapes: dict[str, Shape]) -> None:
+    """Rewrites `graph` in place so that its batch is that of `image`.
+
+    Args:
+        graph: the graph, its nodes in topological order.
+        image: its image input, the batch on axis 0.
+        shapes: the shapes of all tensors at the fixed batch.
+
+    Raises:
+        ModelError: an operator mixes or drops the batch.
+    """
+    axes = batch_axes(graph, image.name, shapes)
+    image.shape = ["N", *image.shape[1:]]
+    e = Emitter(graph, "onnxcam/batch")
+    nodes, graph.nodes = list(graph.nodes), []
+    for node in nodes:
+        fix = _FIX.get(node.op)
+        if fix is not None and node.outputs[0].name in axes:
+            fix(e, node, image, shapes, axes)
+        graph.nodes.append(node)
+    for output in graph.outputs:
+        output.shape = None
+
+
+Fix = Callable[[Emitter, gs.Node, gs.Variable, dict[str, Shape], dict[str, int]], None]
+
+
+def _reshape(
+    e: Emitter, node: gs.Node, image: gs.Variable, shapes: dict[str, Shape], axes: dict[str, int]
+) -> None:
+    if array_of(node.inputs[1]) is None:
+        return
+    before, after = node.inputs[0].name, node.outputs[0].name
+    target, axis = list(shapes[after]), axes[after]
+    same = axes.get(before) == axis and shapes[before][axis] == shapes[after][axis]
+    target[axis] = 0 if same and 0 not in target else -1
+    node.inputs[1] = constant(e.name("shape"), np.array(target, np.int64))
+    node.attrs.pop("allowzero", None)
+
+
+def _expand(
+    e: Emitter, node: gs.Node, image: gs.Variable, shapes: dict[str, Shape], axes: dict[str, int]
+) -> None:
+    target = array_of(node.inputs[1])
+    if target is not None:
+        after = node.outputs[0].name
+        target = np.array(target, np.int64)
+        target[axes[after] - len(shapes[after])] = 1
+        node.inputs[1] = constant(e.name("shape"), target)
+
+
+def _concat(
+    e: Emitter, node: gs.Node, image: gs.Variable, shapes: dict[str, Shape], axes: dict[str, int]
+) -> None:
+    after = node.outputs[0].name
+    axis, rank = axes[after], len(shapes[after])
+    if node.attrs["axis"] % rank == axis:
+        return
+    for i, tensor in enumerate(list(node.inputs)):
+        if tensor.name not in axes and tensor.name in shapes:
+            batch = e.Gather(e.Shape(image), [0], axis=0)
+            ones = [1] * axis, [1] * (rank - axis - 1)
+            parts = [e.tensor(o) if o else None for o in ones]
+            parts.insert(1, batch)
+            target = e.Concat(*(p for p in parts if p is not None), axis=0)
+            node.inputs[i] = e.Expand(tensor, target)
+
+
+def _resize(
+    e: Emitter, node: gs.Node, image: gs.Variable, shapes: dict[str, Shape], axes: dict[str, int]
+) -> None:
+    if len(node.inputs) < 4 or array_of(node.inputs[3]) is None or "axes" in node.attrs:
+        return
+    sizes = array_of(node.inputs[3])
+    assert sizes is not None
+    before = shapes[node.inputs[0].name]
+    moved = [i for i in range(len(before)) if i != axes[node.outputs[0].name]]
+    if e.graph.opset >= 18:
+        node.attrs["axes"] = moved
+        node.inputs[3] = constant(e.name("sizes"), np.array(sizes[moved], np.int64))
+    else:
+        scales = np.array([s / b for s, b in zip(sizes, before, strict=True)], np.float32)
+        node.inputs[2] = constant(e.name("scales"), scales)
+        del node.inputs[3]
+
+
+_FIX: dict[str, Fix] = {
+    "Reshape": _reshape,
+    "Expand": _expand,
+    "Concat": _concat,
+    "Resize": _resize,
+}

@@ -1,0 +1,326 @@
+"""The container that every stage passes on: a light graph, and its weights beside it.
+
+An ONNX file mixes a few kilobytes of graph with hundreds of megabytes of weights. Every pass over
+the file (shape inference, checks, export, a session) would copy all of them. So large weights
+leave the graph once, when it is read, and stand in it as external tensors; `Model.weights` holds
+the arrays, shared by all models made from one file, and ONNX Runtime takes them without a copy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import numpy_helper
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from onnxcam.errors import ModelError
+
+G_LOGGER.severity = G_LOGGER.CRITICAL  # its warnings (unnamed nodes, …) are not for our users
+
+INLINE_BYTES = 1024
+"""Weights up to this size stay in the graph: shapes and axes among them are read by passes."""
+
+_KEPT_OUT = {  # element types that both numpy and ONNX Runtime's Python binding know
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.INT8,
+    onnx.TensorProto.UINT8,
+    onnx.TensorProto.INT32,
+    onnx.TensorProto.INT64,
+}
+_CONSTANT_TYPES = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
+_MARK = "onnxcam:weights"
+_PROTO_LIMIT = 2**31 - 2**20
+
+
+@dataclass
+class Model:
+    """An ONNX model whose large weights stand beside the graph.
+
+    Attributes:
+        proto: the graph; large initializers are external tensors without data.
+        weights: their arrays, by initializer name.
+    """
+
+    proto: onnx.ModelProto
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set that the graph uses."""
+        return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The `metadata_props` of the model."""
+        return {p.key: p.value for p in self.proto.metadata_props}
+
+    def complete(self) -> onnx.ModelProto:
+        """The whole model in one message, weights inside.
+
+        Raises:
+            ModelError: it would pass the 2 GiB that protobuf can hold; `save` it instead.
+        """
+        if sum(w.nbytes for w in self.weights.values()) > _PROTO_LIMIT:
+            raise ModelError(
+                "the model is larger than 2 GiB and does not fit one protobuf message; "
+                "save it to a file, its weights then go into a second file beside it"
+            )
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        for tensor in proto.graph.initializer:
+            if tensor.name in self.weights:
+                _fill(tensor, self.weights[tensor.name])
+        return proto
+
+    def files(self, name: str) -> dict[str, bytes]:
+        """What has to be written to keep the model: file name → content.
+
+        One file, or, beyond 2 GiB, `name` and `name.data` with the weights (ONNX external data).
+        """
+        if sum(w.nbytes for w in self.weights.values()) <= _PROTO_LIMIT:
+            return {name: self.complete().SerializeToString()}
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        data = bytearray()
+        for tensor in proto.graph.initializer:
+            if tensor.name not in self.weights:
+                continue
+            raw = np.ascontiguousarray(self.weights[tensor.name]).tobytes()
+            data.extend(b"\0" * (-len(data) % 4096))
+            entries = {"location": f"{name}.data", "offset": len(data), "length": len(raw)}
+            del tensor.external_data[:]
+            for key, value in entries.items():
+                tensor.external_data.add(key=key, value=str(value))
+            data.extend(raw)
+        return {f"{name}.data": bytes(data), name: proto.SerializeToString()}
+
+
+class Weight(gs.ir.tensor.LazyValues):  # type: ignore[misc]
+    """A constant of a graph whose array lives in `Model.weights`, never in the graph."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        """Wraps `array`; nothing is copied."""
+        self.array = array
+        self.tensor = _external("", array)
+        super().__init__(self.tensor)
+
+    def load(self) -> np.ndarray:
+        """The array."""
+        return self.array
+
+
+def constant(name: str, array: np.ndarray) -> gs.Constant:
+    """A graph constant for `array`, kept beside the graph if it is large."""
+    data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    large = array.nbytes > INLINE_BYTES and data_type in _KEPT_OUT
+    return gs.Constant(name, Weight(array) if large else np.ascontiguousarray(array))
+
+
+def array_of(tensor: gs.Tensor) -> np.ndarray | None:
+    """The array of a constant, or None if `tensor` is not constant.
+
+    Unlike `Constant.values` it leaves a large weight outside the graph.
+    """
+    if not isinstance(tensor, gs.Constant):
+        return None
+    values = tensor._values
+    return values.load() if isinstance(values, gs.ir.tensor.LazyValues) else values
+
+
+def to_graph(model: Model) -> gs.Graph:
+    """The editable graph of `model`."""
+    graph = gs.import_onnx(model.proto)
+    for name, tensor in graph.tensors().items():
+        if isinstance(tensor, gs.Constant):
+            if name in model.weights:
+                tensor._values = Weight(model.weights[name])
+            elif not isinstance(tensor._values, gs.ir.tensor.SparseValues):
+                tensor.values  # noqa: B018  small: load it now, free of the message
+            tensor.data_location = None
+    return graph
+
+
+def to_model(graph: gs.Graph, like: Model, metadata: Mapping[str, str] | None = None) -> Model:
+    """The model of `graph`; IR version and producer as in `like`.
+
+    Raises:
+        ModelError: the graph that came out is not valid ONNX.
+    """
+    weights = {
+        name: tensor._values.array
+        for name, tensor in graph.tensors().items()
+        if isinstance(tensor, gs.Constant) and isinstance(tensor._values, Weight)
+    }
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and tensor.dtype is None:
+            tensor.shape = None  # a shape without a type cannot be written down
+    used = {node.domain or "" for node in _all_nodes(graph)} | {""}
+    graph.import_domains = [
+        o for o in graph.import_domains or () if ("" if o.domain == "ai.onnx" else o.domain) in used
+    ]
+    proto = gs.export_onnx(graph, do_type_check=False)
+    for tensor in proto.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(_external(tensor.name, weights[tensor.name]))
+    # Initializers are no graph inputs from IR 4 on; opset 18 wants IR 8.
+    proto.ir_version = max(like.proto.ir_version, onnx.helper.find_min_ir_version_for(
+        proto.opset_import, ignore_unknown=True), 4)
+    proto.producer_name, proto.producer_version = "onnxcam", ""
+    for key, value in (metadata or {}).items():
+        proto.metadata_props.add(key=key, value=value)
+    model = Model(proto, weights)
+    check(model)
+    return model
+
+
+def check(model: Model) -> None:
+    """Runs onnx.checker on the graph, weights standing in as inputs of the same type.
+
+    Raises:
+        ModelError: the checker's finding.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    light = [t for t in proto.graph.initializer if t.name not in model.weights]
+    for tensor in proto.graph.initializer:
+        if tensor.name in model.weights:
+            proto.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(light)
+    if any(not o.type.tensor_type.HasField("shape") for o in proto.graph.output):
+        proto = onnx.shape_inference.infer_shapes(proto)
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"not a valid ONNX graph: {str(error).strip().splitlines()[0]}") from error
+
+
+def detach(proto: onnx.ModelProto, folder: Path | None) -> Model:
+    """Takes the large weights out of `proto` and returns both, `proto` itself being spent.
+
+    External data is read from `folder` only (never from outside it), memory-mapped.
+
+    Raises:
+        ModelError: external data is missing, too short, or outside the model's folder.
+    """
+    weights: dict[str, np.ndarray] = {}
+    light = onnx.ModelProto()
+    graph = proto.graph
+    _constants_to_initializers(graph)
+    kept: list[onnx.TensorProto] = []
+    for tensor in graph.initializer:
+        external = tensor.data_location == onnx.TensorProto.EXTERNAL
+        array = _mapped(tensor, folder) if external else None
+        count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
+        if array is None and (tensor.data_type not in _KEPT_OUT or count * 8 <= INLINE_BYTES):
+            kept.append(tensor)
+            continue
+        if array is None:
+            array = _to_array(tensor)
+        if array.nbytes <= INLINE_BYTES or tensor.data_type not in _KEPT_OUT:
+            kept.append(numpy_helper.from_array(np.array(array), tensor.name))
+        else:
+            weights[tensor.name] = array
+            kept.append(_external(tensor.name, array))
+    # A field cleared in a protobuf arena keeps its memory: build a new message and drop the old.
+    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
+    del graph.initializer[:]
+    light.ParseFromString(proto.SerializeToString())
+    light.graph.initializer.extend(kept)
+    return Model(light, weights)
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+    """Turns Constant nodes into initializers, so that there is one form of a constant."""
+    nodes = []
+    for node in graph.node:
+        given = node.attribute[0] if node.op_type == "Constant" and node.attribute else None
+        value = onnx.helper.get_attribute_value(given) if given is not None else None
+        if isinstance(value, onnx.TensorProto):
+            graph.initializer.add().CopyFrom(value)
+        elif given is not None and given.name in _CONSTANT_TYPES:
+            array = np.array(value, _CONSTANT_TYPES[given.name])
+            graph.initializer.add().CopyFrom(numpy_helper.from_array(array))
+        else:
+            nodes.append(node)
+            continue
+        graph.initializer[-1].name = node.output[0]
+    kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _external(name: str, array: np.ndarray) -> onnx.TensorProto:
+    tensor = onnx.TensorProto(
+        name=name,
+        dims=array.shape,
+        data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
+        data_location=onnx.TensorProto.EXTERNAL,
+    )
+    tensor.external_data.add(key="location", value=_MARK)
+    return tensor
+
+
+def _fill(tensor: onnx.TensorProto, array: np.ndarray) -> None:
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    tensor.raw_data = np.ascontiguousarray(array).tobytes()
+
+
+def _to_array(tensor: onnx.TensorProto) -> np.ndarray:
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise ModelError(
+            f"weight {tensor.name!r} is damaged: its data does not fill the shape "
+            f"{tuple(tensor.dims)}; the file may be cut short, export or download it again"
+        ) from error
+    return np.asarray(array)
+
+
+def _mapped(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    where = f"weight {tensor.name!r} is kept in {location!r}"
+    if folder is None:
+        raise ModelError(f"{where}, but the model came from memory; give the model as a path")
+    path = folder / location
+    inside = os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
+    if not location or os.path.isabs(location) or not inside:
+        raise ModelError(f"{where}, outside the model's folder; refused for safety, move the file")
+    if not path.is_file():
+        raise ModelError(f"{where}, which is missing; put that file beside the model")
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    try:
+        offset = int(entries.get("offset", 0) or 0)
+        count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
+        if offset < 0 or offset + count * dtype.itemsize > path.stat().st_size:
+            raise ValueError("too short")
+        shape = tuple(tensor.dims)
+        return np.memmap(path, dtype, mode="r", offset=offset, shape=shape) if count else np.empty(
+            shape, dtype)
+    except (ValueError, OSError) as error:
+        raise ModelError(
+            f"{where}, which is too short for the shape {tuple(tensor.dims)}; "
+            "the file may be cut short, export or download it again"
+        ) from error
+
+
+def _all_nodes(graph: gs.Graph) -> list[gs.Node]:
+    return [*graph.nodes, *(n for sub in graph.subgraphs(recursive=True) for n in sub.nodes)]
+

@@ -1,0 +1,47 @@
+"""Pictures: reading them, turning them into a model's input, and drawing heat maps on them."""
+
+from onnxcam.image.draw import (
+    colormap_names,
+    colour,
+    figure,
+    lay_on,
+    normalise,
+    overlay,
+    save_image,
+    seen,
+)
+from onnxcam.image.find import find_pictures
+from onnxcam.image.geometry import Geometry
+from onnxcam.image.presets import (
+    PRESETS,
+    Preset,
+    adapt,
+    find_sidecar,
+    from_config,
+    from_metadata,
+    load_preset,
+)
+from onnxcam.image.read import MAX_PIXELS, Picture, read_picture
+
+__all__ = [
+    "MAX_PIXELS",
+    "PRESETS",
+    "Geometry",
+    "Picture",
+    "Preset",
+    "adapt",
+    "colormap_names",
+    "colour",
+    "figure",
+    "find_pictures",
+    "find_sidecar",
+    "from_config",
+    "from_metadata",
+    "lay_on",
+    "load_preset",
+    "normalise",
+    "overlay",
+    "read_picture",
+    "save_image",
+    "seen",
+]
