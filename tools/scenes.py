@@ -298,17 +298,22 @@ def mark_box(size: int) -> Box:
     return margin, size - margin - side, margin + side, size - margin
 
 
-def _stamp(image: Image.Image) -> None:
-    """Draw the corner mark in place: a white tag with a dark frame and a dark ring and dot."""
-    x0, y0, x1, y1 = mark_box(image.width)
-    pen, unit = ImageDraw.Draw(image), (x1 - x0) / 13
-    for inset, color, round_ in (
-        (0.0, (25, 25, 35), False), (1.3, (250, 250, 250), False), (2.4, (25, 25, 35), True),
-        (4.3, (250, 250, 250), True), (5.2, (25, 25, 35), True),
+def stamp(pixels: Pixels) -> Pixels:
+    """Copy of square pixels (S, S, 3) with the corner mark: a white tag, a dark ring and a dot."""
+    x0, y0, x1, y1 = mark_box(pixels.shape[0])
+    unit = 4 * (x1 - x0) / 13
+    tag = Image.new("RGB", (4 * (x1 - x0), 4 * (y1 - y0)))
+    pen = ImageDraw.Draw(tag)
+    for inset, color, shape in (
+        (0.0, (25, 25, 35), pen.rectangle), (1.3, (250, 250, 250), pen.rectangle),
+        (2.4, (25, 25, 35), pen.ellipse), (4.3, (250, 250, 250), pen.ellipse),
+        (5.2, (25, 25, 35), pen.ellipse),
     ):  # fmt: skip
         gap = inset * unit
-        corners = (x0 + gap, y0 + gap, x1 - 1 - gap, y1 - 1 - gap)
-        (pen.ellipse if round_ else pen.rectangle)(corners, fill=color)
+        shape((gap, gap, tag.width - 1 - gap, tag.height - 1 - gap), fill=color)
+    out = pixels.copy()
+    out[y0:y1, x0:x1] = np.asarray(tag.reduce(4))
+    return out
 
 
 def draw(layout: Layout, size: int = 96, supersample: int = 2) -> Scene:
@@ -329,18 +334,20 @@ def draw(layout: Layout, size: int = 96, supersample: int = 2) -> Scene:
     for scrap in layout.veil:
         _draw_scrap(ImageDraw.Draw(image), scrap, big)
         _draw_scrap(ImageDraw.Draw(owned), scrap, big, ink=0)
-    if layout.marked:
-        _stamp(image)
-        owned.paste(0, mark_box(big))
     pixels = np.asarray(image.reduce(supersample) if supersample > 1 else image)
     if layout.grain:
         noise = np.random.default_rng(layout.seed % 2**63 + 1)
         grain = noise.standard_normal((size, size, 1), np.float32) * np.float32(layout.grain)
         pixels = np.clip(pixels + grain, 0, 255).astype(np.uint8)
 
+    cells = np.asarray(owned).reshape(size, supersample, size, supersample).copy()
+    if layout.marked:
+        pixels = stamp(pixels)
+        x0, y0, x1, y1 = mark_box(size)
+        cells[y0:y1, :, x0:x1] = 0
+
     labels = np.zeros(len(LABELS), np.float32)
     objects = []
-    cells = np.asarray(owned).reshape(size, supersample, size, supersample)
     for name, thing in enumerate(layout.things, start=1):
         mask = (cells == name).any(axis=(1, 3))
         xs, ys = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))

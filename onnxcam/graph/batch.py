@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of, constant
-from onnxcam.graph.shapes import Shape, batch_axes
+from onnxcam.graph.shapes import Shape, Static, batch_axes
 
 
 def free_batch(graph: gs.Graph, image: gs.Variable, shapes: dict[str, Shape]) -> None:
@@ -39,6 +39,27 @@ def free_batch(graph: gs.Graph, image: gs.Variable, shapes: dict[str, Shape]) ->
         graph.nodes.append(node)
     for output in graph.outputs:
         output.shape = None
+
+
+def unstride(graph: gs.Graph, one: Static, two: Static) -> None:
+    """Replaces a gather from a flattened tensor that only reshapes it by that Reshape, in place.
+
+    PyTorch's dynamo exporter writes `as_strided` so, with positions counted over the whole batch;
+    no part of a batch could be run on its own. `one` and `two`: what is known at batch 1 and 2.
+    """
+    e = Emitter(graph, "onnxcam/view")
+    for node in [n for n in graph.nodes if n.op == "Gather" and not n.attrs.get("axis", 0)]:
+        flat, positions = node.inputs
+        out = node.outputs[0]
+        source = flat.inputs[0] if flat.inputs else None
+        known = [s.values.get(positions.name) for s in (one, two)]
+        if source is None or source.op != "Reshape" or flat.shape is None or len(flat.shape) != 1:
+            continue
+        if any(v is None or (v.reshape(-1) != np.arange(v.size)).any() for v in known):
+            continue
+        target = [n if isinstance(n, int) else -1 for n in out.shape]
+        node.op, node.attrs = "Reshape", {}
+        node.inputs = [source.inputs[0], constant(e.name("shape"), np.array(target, np.int64))]
 
 
 Fix = Callable[[Emitter, gs.Node, gs.Variable, dict[str, Shape], dict[str, int]], None]

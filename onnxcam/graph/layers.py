@@ -6,7 +6,7 @@ sweep, because right after a cut is computed nothing else is alive.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -62,29 +62,48 @@ _LAST_AXIS = {"LayerNormalization", "MatMul", "Gemm", "RMSNormalization", "SkipL
               "SimplifiedLayerNormalization"}
 
 
+Inputs = Callable[[gs.Node], Iterable[gs.Tensor]]
+
+
 def data_inputs(node: gs.Node) -> Iterable[gs.Tensor]:
     """The inputs through which picture data flows: none where only a shape is taken."""
     return () if node.op in ("Shape", "Size") else node.inputs
 
 
-def reached(graph: gs.Graph, source: str) -> set[str]:
-    """Names of `source` and of every tensor computed from its data."""
+def every_input(node: gs.Node) -> Iterable[gs.Tensor]:
+    """All inputs of a node, whatever it takes from them."""
+    return node.inputs
+
+
+def reached(
+    graph: gs.Graph, source: str, but: str | None = None, through: Inputs = data_inputs
+) -> set[str]:
+    """Names of `source` and of every tensor computed from its data, unless through `but`."""
     names = {source}
     for node in graph.nodes:
-        if any(t.name in names for t in data_inputs(node)):
-            names.update(t.name for t in node.outputs if t.name)
+        if any(t.name in names for t in through(node)):
+            names.update(t.name for t in node.outputs if t.name and t.name != but)
     return names
 
 
-def path_nodes(graph: gs.Graph, source: str, sink: str) -> list[gs.Node]:
-    """The nodes on some path of data from `source` to `sink`, in topological order."""
-    forward = reached(graph, source)
+def path_nodes(
+    graph: gs.Graph,
+    source: str,
+    sink: str,
+    but: str | None = None,
+    through: Inputs = data_inputs,
+) -> list[gs.Node]:
+    """The nodes on the paths of data from `source` to `sink`, in topological order.
+
+    Paths through the tensor `but` do not count; with `through=every_input` paths through shapes do.
+    """
+    forward = reached(graph, source, but, through)
     wanted, path = {sink}, []
     for node in reversed(graph.nodes):
         if any(t.name in wanted and t.name in forward for t in node.outputs):
-            if any(t.name in forward for t in data_inputs(node)):
+            if any(t.name in forward for t in through(node)):
                 path.append(node)
-            wanted.update(t.name for t in data_inputs(node) if t.name in forward)
+            wanted.update(t.name for t in through(node) if t.name in forward)
     return path[::-1]
 
 

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import version_converter
 
 from onnxcam.errors import ModelError, close_matches
-from onnxcam.graph.batch import free_batch
+from onnxcam.graph.batch import free_batch, unstride
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.layers import FeatureMap, feature_maps, find_layer
 from onnxcam.graph.model import Model, array_of, constant, to_graph, to_model
@@ -281,9 +281,9 @@ def _normal(
     batch = declared if isinstance(declared, int) and declared > 0 else None
     fixed: int | None = None
     if batch is not None:
-        shapes, _ = static_shapes(model, {source.name: info.shape(batch)}, probe)
+        static = static_shapes(model, {source.name: info.shape(batch)}, probe)
         try:
-            free_batch(graph, source, shapes)
+            free_batch(graph, source, static.shapes)
             freed = to_model(graph, model, model.metadata)
             _annotated(freed, info, probe)
             notes.append(f"batch freed (it was fixed to {batch})")
@@ -317,28 +317,31 @@ def _image(source: gs.Variable, size: tuple[int, int] | None) -> Image:
 
 
 def _annotated(model: Model, image: Image, probe: Probe | None) -> Model:
-    one, dtypes = static_shapes(model, {image.name: image.shape(1)}, probe)
-    two, _ = static_shapes(model, {image.name: image.shape(2)}, probe)
+    one = static_shapes(model, {image.name: image.shape(1)}, probe)
+    two = static_shapes(model, {image.name: image.shape(2)}, probe)
     graph = to_graph(model)
     for node in graph.nodes:
         for tensor in node.outputs:
-            known = tensor.name in one and tensor.name in two
-            tensor.shape = marked(one[tensor.name], two[tensor.name]) if known else None
-            tensor.dtype = dtypes.get(tensor.name, tensor.dtype)
+            known = tensor.name in one.shapes and tensor.name in two.shapes
+            shapes = (one.shapes[tensor.name], two.shapes[tensor.name]) if known else None
+            tensor.shape = marked(*shapes) if shapes is not None else None
+            tensor.dtype = one.dtypes.get(tensor.name, tensor.dtype)
     graph.inputs[0].shape = marked(image.shape(1), image.shape(2))
     output = graph.outputs[0]
     if output.shape is not None and output.shape[:1] != ["N"]:
         raise ValueError(f"{output.name!r} has shape {output.shape}")
+    unstride(graph, one, two)
     return to_model(graph, model, model.metadata)
 
 
 def _annotated_fixed(model: Model, image: Image, batch: int, probe: Probe | None) -> Model:
-    shapes, dtypes = static_shapes(model, {image.name: image.shape(batch)}, probe)
+    static = static_shapes(model, {image.name: image.shape(batch)}, probe)
     graph = to_graph(model)
     for node in graph.nodes:
         for tensor in node.outputs:
-            tensor.shape = list(shapes[tensor.name]) if tensor.name in shapes else None
-            tensor.dtype = dtypes.get(tensor.name, tensor.dtype)
+            known = tensor.name in static.shapes
+            tensor.shape = list(static.shapes[tensor.name]) if known else None
+            tensor.dtype = static.dtypes.get(tensor.name, tensor.dtype)
     graph.inputs[0].shape = list(image.shape(batch))
     return to_model(graph, model, model.metadata)
 

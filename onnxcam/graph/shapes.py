@@ -10,6 +10,7 @@ else (N · heads). Where an export fixed the batch, `batch_axes` follows it oper
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,25 @@ Probe = Callable[[Model, dict[str, np.ndarray], list[str]], list[np.ndarray]]
 _ROUNDS = 24
 
 
+@dataclass(frozen=True)
+class Static:
+    """What is known once the inputs have fixed shapes, by tensor name.
+
+    Attributes:
+        shapes: shape.
+        dtypes: element type.
+        values: the values of (small) tensors that follow from shapes alone.
+    """
+
+    shapes: dict[str, Shape]
+    dtypes: dict[str, np.dtype]
+    values: dict[str, np.ndarray]
+
+
 def static_shapes(
     model: Model, inputs: dict[str, Shape], probe: Probe | None = None
-) -> tuple[dict[str, Shape], dict[str, np.dtype]]:
-    """Shapes and element types of all tensors when the inputs have the shapes `inputs`.
+) -> Static:
+    """Shapes, element types and shape arithmetic when the inputs have the shapes `inputs`.
 
     Where inference stops (operators outside the standard), one run through `probe` settles it.
     """
@@ -50,7 +66,9 @@ def static_shapes(
     unknown = [t for t in named if t.name not in shapes]
     if unknown and probe is not None:
         _probed(model, inputs, [t.name for t in unknown], probe, shapes, dtypes)
-    return shapes, dtypes
+    folded = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
+    small = {t.name: _small(t) for t in folded}
+    return Static(shapes, dtypes, {name: v for name, v in small.items() if v is not None})
 
 
 def _infer(graph: gs.Graph) -> tuple[dict[str, Shape], dict[str, np.dtype]]:

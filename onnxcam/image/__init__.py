@@ -12,6 +12,7 @@ from onnxcam.image.draw import (
 )
 from onnxcam.image.find import find_pictures
 from onnxcam.image.geometry import Geometry
+from onnxcam.image.guess import Choice, candidates, choose
 from onnxcam.image.presets import (
     PRESETS,
     Preset,
@@ -26,10 +27,13 @@ from onnxcam.image.read import MAX_PIXELS, Picture, read_picture
 __all__ = [
     "MAX_PIXELS",
     "PRESETS",
+    "Choice",
     "Geometry",
     "Picture",
     "Preset",
     "adapt",
+    "candidates",
+    "choose",
     "colormap_names",
     "colour",
     "figure",

@@ -131,9 +131,9 @@ _ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         {"resize": "letterbox", "scale": BYTE, "fill": 114},
     ),
     "cifar10": (
-        "CIFAR-10's own mean and std, as most PyTorch recipes have them",
+        "CIFAR-10's mean and std as the common PyTorch recipe (kuangliu/pytorch-cifar) has them",
         STRETCH
-        | {"scale": BYTE, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)},
+        | {"scale": BYTE, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)},
     ),
     "cifar100": (
         "CIFAR-100's own mean and std",

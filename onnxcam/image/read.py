@@ -41,6 +41,9 @@ UPRIGHT = {
 }
 ORIENTATION = 0x0112
 
+# What Pillow raises from inside a few plugins (the warning where warnings are errors).
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
 _warnings_lock = threading.Lock()
 
 
@@ -149,8 +152,8 @@ def _open(stream: IO[bytes], where: str) -> Image.Image:
             assert factory is not None
             stream.seek(0)
             return factory(stream, "")
-        except Image.DecompressionBombError as error:
-            raise PictureError(f"{where}: refused by Pillow as too large ({error})") from None
+        except BOMBS:
+            raise _too_large_for_pillow(where) from None
         except Exception:  # a plugin that took the prefix for its own; the next may know better
             claimed += [name] if accept is not None else []
     if claimed:
@@ -175,6 +178,12 @@ def _check_size(size: tuple[int, int], max_pixels: int, where: str) -> None:
         )
 
 
+def _too_large_for_pillow(where: str) -> PictureError:
+    return PictureError(
+        f"{where} is larger than Pillow decodes in this format; shrink it, or save it as PNG or JPEG"
+    )
+
+
 def _decode(image: Image.Image, where: str) -> NDArray[np.uint8]:
     try:
         with _quiet(image.size):
@@ -182,6 +191,8 @@ def _decode(image: Image.Image, where: str) -> NDArray[np.uint8]:
             return _to_rgb(_turn_upright(image), where)
     except PictureError:
         raise
+    except BOMBS:
+        raise _too_large_for_pillow(where) from None
     except MemoryError:
         raise PictureError(f"{where}: not enough memory to decode {image.size}") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files

@@ -1,0 +1,382 @@
+"""The op table: how the difference that a switched-off unit makes travels through an operator.
+
+A rule takes the walk, the node and the states of its inputs, and returns the state of its output;
+None means that the rule has no cheap answer and the operator is run on the stack, which is always
+right. An operator without a row goes that way too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcam.ablate.state import Batch, Delta, Lane, Rule, State, Stuck, Walk
+from onnxcam.graph.model import array_of
+
+
+def _linear_zero(op: str) -> bool:
+    return op in ("Identity", "Neg", "Cast", "Dropout")
+
+
+_ZERO_STAYS = {  # f(0) = 0
+    "Identity", "Neg", "Cast", "Dropout", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu",
+    "HardSwish", "Mish", "Tanh", "Erf", "Softsign", "Abs", "Sqrt", "Sign", "Floor", "Ceil", "Round",
+    "ThresholdedRelu", "Swish", "Sin", "Atan",
+}
+_POINTWISE = _ZERO_STAYS | {
+    "Sigmoid", "HardSigmoid", "Softplus", "Exp", "Log", "Reciprocal", "Cos", "Clip", "Shrink",
+    "QuantizeLinear", "DequantizeLinear",
+}
+
+
+def pointwise(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """f(x), element by element."""
+    x = states[0]
+    if any(s is not None for s in states[1:]) or _by_channel(node):
+        return None
+    if isinstance(x, Lane):
+        if x.off is None and (node.op in _ZERO_STAYS or _clips_around_zero(node)):
+            return x
+        return Lane(_again(w, node, w.zeros(node.inputs[0], x)), x.axis, x.outer, x.inner)
+    if isinstance(x, Delta) and _linear_zero(node.op):
+        return Delta(_again(w, node, x.part))
+    return None
+
+
+def _clips_around_zero(node: gs.Node) -> bool:
+    if node.op != "Clip":
+        return False
+    low, high = (
+        array_of(t) if t is not None and t.name else np.array(default)
+        for t, default in zip(
+            [*node.inputs[1:3], None, None][:2],
+            (node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)),
+            strict=True,
+        )
+    )
+    return low is not None and high is not None and bool((low <= 0).all() and (high >= 0).all())
+
+
+def _by_channel(node: gs.Node) -> bool:
+    """A quantiser with one scale for each channel is not the same function everywhere."""
+    return node.op in ("QuantizeLinear", "DequantizeLinear") and bool(node.inputs[1].shape)
+
+
+def pool(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """Pools and resizes: channel by channel; a mean is linear."""
+    x = states[0]
+    if isinstance(x, Lane):
+        if (x.axis, x.outer, x.inner) != (1, 1, 1):
+            return None
+        return x if x.off is None else Lane(_again(w, node, x.off), 1)
+    if isinstance(x, Delta) and node.op in ("AveragePool", "GlobalAveragePool"):
+        return Delta(_again(w, node, x.part))
+    return None
+
+
+def batch_norm(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """y = scale · (x − mean) / sqrt(var + epsilon) + bias, channel by channel."""
+    x = states[0]
+    if isinstance(x, Lane) and (x.axis, x.outer, x.inner) == (1, 1, 1):
+        return Lane(_again(w, node, w.zeros(node.inputs[0], x)), 1)
+    if isinstance(x, Delta):
+        e, shape = w.e, [1, -1] + [1] * (len(node.inputs[0].shape) - 2)
+        _, scale, _, _, var = node.inputs
+        gain = e.Div(scale, e.Sqrt(e.Add(var, node.attrs.get("epsilon", 1e-5))))
+        return Delta(e.Mul(x.part, e.Reshape(gain, shape)))
+    return None
+
+
+def binary(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """x ∘ y with broadcasting, for the arithmetic operators."""
+    (a, b), (x, y) = node.inputs, states
+    out = node.outputs[0]
+    if isinstance(x, Lane) or isinstance(y, Lane):
+        return _binary_lane(w, node, x, y)
+    if node.op in ("Add", "Sub"):
+        if isinstance(x, Delta) and isinstance(y, Delta) and a.shape == b.shape:
+            return Delta(_op(w, node.op, x.part, y.part))
+        if isinstance(x, Delta) and y is None and a.shape == out.shape:
+            return x
+        if isinstance(y, Delta) and x is None and b.shape == out.shape:
+            return Delta(w.e.Neg(y.part)) if node.op == "Sub" else y
+    if node.op in ("Mul", "Div") and isinstance(x, Delta) and y is None and a.shape == out.shape:
+        return Delta(_scaled(w, node.op, x.part, a, b))
+    if node.op == "Mul" and isinstance(y, Delta) and x is None and b.shape == out.shape:
+        return Delta(_scaled(w, "Mul", y.part, b, a))
+    return None
+
+
+def _scaled(w: Walk, op: str, part: gs.Tensor, like: gs.Tensor, by: gs.Tensor) -> gs.Tensor:
+    if w.batch_axis(by) is None:
+        return _op(w, op, part, by)
+    return w.e.Reshape(_op(w, op, w.unmerge(part, like), by), w.dims(like))
+
+
+def _binary_lane(w: Walk, node: gs.Node, x: State, y: State) -> State:
+    rank = len(node.outputs[0].shape)
+    lanes = []
+    for t, s in zip(node.inputs, (x, y), strict=True):
+        if isinstance(s, Lane):
+            axis = s.axis + rank - len(t.shape)
+            if t.shape[s.axis] != node.outputs[0].shape[axis]:
+                return None
+            lanes.append((axis, s.outer, s.inner))
+        elif s is not None:
+            return None
+    if len(set(lanes)) != 1:
+        return None
+    zero_x = isinstance(x, Lane) and x.off is None
+    zero_y = isinstance(y, Lane) and y.off is None
+    both = zero_x and zero_y
+    stays = {"Mul": zero_x or zero_y, "Div": zero_x and y is None, "Add": both, "Sub": both}
+    if stays.get(node.op, False):
+        return Lane(None, *lanes[0])
+    sides = [
+        w.zeros(t, s) if isinstance(s, Lane) else t
+        for t, s in zip(node.inputs, (x, y), strict=True)
+    ]
+    return Lane(_op(w, node.op, *sides, **node.attrs), *lanes[0])
+
+
+def view(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """Reshape, Flatten, Squeeze, Unsqueeze: the elements in the same order."""
+    x, source, out = states[0], node.inputs[0], node.outputs[0]
+    if isinstance(x, Delta):
+        return Delta(w.e.Reshape(x.part, w.dims(out)))
+    if not isinstance(x, Lane):
+        return None
+    stride = x.inner * _volume(source.shape[x.axis + 1 :])
+    for axis, size in enumerate(out.shape):
+        after = _volume(out.shape[axis + 1 :])
+        if not isinstance(size, int) or stride % after:
+            continue
+        inner = stride // after
+        outer, rest = divmod(size, w.units * inner)
+        if outer and not rest and (axis == 0 or after * size >= stride * w.units):
+            off = None if x.off is None else w.e.Reshape(x.off, w.dims(out))
+            return Lane(off, axis, outer, inner)
+    return None
+
+
+def _volume(shape: list[int | str | None]) -> int:
+    return int(np.prod([n for n in shape if isinstance(n, int)], dtype=np.int64))
+
+
+def transpose(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """A permutation of axes."""
+    x = states[0]
+    if isinstance(x, Lane):
+        perm = node.attrs.get("perm", list(range(len(node.inputs[0].shape)))[::-1])
+        off = None if x.off is None else _again(w, node, x.off)
+        return Lane(off, list(perm).index(x.axis), x.outer, x.inner)
+    return Delta(_again(w, node, x.part)) if isinstance(x, Delta) else None
+
+
+def reduce(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """Reduce…: over other axes than that of the units; mean and sum are linear."""
+    x, rank = states[0], len(node.inputs[0].shape)
+    axes = node.attrs.get("axes")
+    if axes is None and len(node.inputs) > 1:
+        axes = array_of(node.inputs[1])
+    if axes is None:
+        return None
+    gone = {int(a) % rank for a in np.atleast_1d(axes)}
+    if isinstance(x, Lane) and x.axis not in gone:
+        off = None if x.off is None else _again(w, node, x.off)
+        kept = node.attrs.get("keepdims", 1)
+        axis = x.axis if kept else x.axis - sum(g < x.axis for g in gone)
+        return Lane(off, axis, x.outer, x.inner)
+    linear = node.op in ("ReduceMean", "ReduceSum")
+    if isinstance(x, Delta) and linear and w.batch_axis(node.inputs[0]) not in gone:
+        return Delta(_again(w, node, x.part))
+    return None
+
+
+def pick(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """Gather and Slice along other axes than that of the units."""
+    x, source, out = states[0], node.inputs[0], node.outputs[0]
+    rank = len(source.shape)
+    if any(s is not None for s in states[1:]):
+        return None
+    if node.op == "Gather":
+        touched = {node.attrs.get("axis", 0) % rank}
+    else:
+        axes = array_of(node.inputs[3]) if len(node.inputs) > 3 else np.arange(rank)
+        if axes is None:
+            return None
+        touched = {int(a) % rank for a in axes}
+    if isinstance(x, Lane) and x.axis not in touched:
+        off = None if x.off is None else _again(w, node, x.off)
+        moved = len(out.shape) - rank if min(touched) < x.axis else 0
+        return Lane(off, x.axis + moved, x.outer, x.inner)
+    if isinstance(x, Delta) and w.batch_axis(source) not in touched:
+        return Delta(_again(w, node, x.part))
+    return None
+
+
+def gather_elements(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """Picks the scores of the target classes."""
+    if isinstance(states[0], Delta) and states[1] is None:
+        return Delta(w.e.again(node, [states[0].part, w.stack(node.inputs[1])])[0])
+    return None
+
+
+def matmul(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """x @ y where one side is untouched: linear in the other."""
+    (a, b), (x, y) = node.inputs, states
+    if (x is None) == (y is None):
+        return None
+    left = x is not None
+    touched, t, other = (x, a, b) if left else (y, b, a)
+    assert touched is not None
+    rank = len(t.shape)
+    if rank < 2 or len(other.shape) < 2:
+        return None
+    if isinstance(touched, Delta):
+        if w.batch_axis(other) is None:
+            return Delta(w.e.MatMul(*((touched.part, other) if left else (other, touched.part))))
+        tall = w.unmerge(touched.part, t)
+        product = w.e.MatMul(*((tall, other) if left else (other, tall)))
+        return Delta(w.e.Reshape(product, w.dims(node.outputs[0])))
+    if not isinstance(touched, Lane):
+        return None
+    summed = rank - 1 if left else rank - 2
+    if touched.axis != summed:
+        if touched.axis < rank - 2:
+            return None
+        off = None
+        if touched.off is not None:
+            off = w.e.MatMul(*((touched.off, other) if left else (other, touched.off)))
+        axis = len(node.outputs[0].shape) - (rank - touched.axis)
+        return Lane(off, axis, touched.outer, touched.inner)
+    part = w.by_unit(w.difference(t, touched), summed, touched)
+    across = len(other.shape) - (2 if left else 1)
+    slices = w.by_unit(other, across, touched)
+    if len(other.shape) < rank:  # align the leading axes behind that of the units
+        slices = w.e.axes("Unsqueeze", slices, list(range(1, 1 + rank - len(other.shape))))
+    elif len(other.shape) > rank:
+        return None
+    # One element for each unit makes an outer product of what would be a thousand tiny MatMuls.
+    op = "Mul" if touched.outer * touched.inner == 1 else "MatMul"
+    product = _op(w, op, *((part, slices) if left else (slices, part)))
+    return Delta(w.merge(product, node.outputs[0]))
+
+
+def gemm(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """y = alpha · x @ W + beta · c, as the MatMul that it is."""
+    x, y = states[0], states[1]
+    if y is not None or node.attrs.get("transA", 0) or any(s is not None for s in states[2:]):
+        return None
+    weight = node.inputs[1]
+    if node.attrs.get("transB", 0) and not isinstance(x, Delta):
+        weight = w.e.Transpose(weight, perm=[1, 0])
+    alpha = float(node.attrs.get("alpha", 1.0))
+    if isinstance(x, Delta):
+        return Delta(w.e.Gemm(x.part, weight, **{k: v for k, v in node.attrs.items() if k != "beta"}))
+    product = gs.Node("MatMul", inputs=[node.inputs[0], weight], outputs=[node.outputs[0].copy()])
+    state = matmul(w, product, [x, None])
+    product.inputs.clear()
+    if isinstance(state, Delta) and alpha != 1.0:
+        return Delta(w.e.Mul(state.part, alpha))
+    return state if isinstance(state, Delta) else None
+
+
+def conv(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """A convolution: channel by channel if depthwise, else the sum of one for each channel."""
+    x = states[0]
+    if any(s is not None for s in states[1:]) or node.inputs[1].shape is None:
+        return None
+    source, kernel = node.inputs[0], node.inputs[1]
+    if isinstance(x, Delta):
+        return Delta(w.e.again(node, [x.part, kernel])[0])
+    if not isinstance(x, Lane) or (x.axis, x.outer, x.inner) != (1, 1, 1):
+        return None
+    group = node.attrs.get("group", 1)
+    if group == w.units:
+        off = w.e.again(node, [w.zeros(source, x), *node.inputs[1:]])[0]
+        return Lane(off, 1, 1, kernel.shape[0] // group)
+    if group != 1:
+        return None
+    e, k = w.e, w.units
+    out_channels, taps = kernel.shape[0], list(kernel.shape[2:])
+    part = w.difference(source, x)
+    slices = e.Transpose(kernel, perm=[1, 0, *range(2, 2 + len(taps))])
+    if w.chosen is not None:
+        part, slices = e.Gather(part, w.chosen, axis=1), e.Gather(slices, w.chosen, axis=0)
+        return _conv_blocks(w, node, part, slices)
+    slices = e.Reshape(slices, [k * out_channels, 1, *taps])
+    apart = e.again(node, [part, slices], group=k)[0]
+    grid = node.outputs[0].shape[2:]
+    apart = e.Reshape(apart, [0, k, out_channels, *grid])
+    return Delta(w.merge(e.Transpose(apart, perm=[1, 0, *range(2, 3 + len(grid))]), node.outputs[0]))
+
+
+def _conv_blocks(w: Walk, node: gs.Node, part: gs.Tensor, slices: gs.Tensor) -> State:
+    """For a block of units, whose number is not known here, `group` cannot be: 1×1 kernels only."""
+    e, attrs = w.e, node.attrs
+    kernel, out = node.inputs[1], node.outputs[0]
+    plain = all(n == 1 for n in [*kernel.shape[2:], *attrs.get("strides", [1])])
+    if not plain or any(attrs.get("pads", [0])):
+        return None
+    # (N, B, h, w) and (B, C, 1, 1) → (B, N, C, h, w): an outer product.
+    first = e.Transpose(part, perm=[1, 0, *range(2, len(out.shape))])
+    return Delta(w.merge(
+        e.Mul(e.axes("Unsqueeze", first, [2]), e.axes("Unsqueeze", slices, [1])), out
+    ))
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_POINTWISE, pointwise),
+    **dict.fromkeys(
+        ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool",
+         "Upsample"),
+        pool,
+    ),
+    "BatchNormalization": batch_norm,
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu"), binary),
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), view),
+    "Transpose": transpose,
+    **dict.fromkeys(
+        ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare"),
+        reduce,
+    ),
+    **dict.fromkeys(("Gather", "Slice"), pick),
+    "GatherElements": gather_elements,
+    "MatMul": matmul,
+    "Gemm": gemm,
+    "Conv": conv,
+}
+
+
+def on_stack(w: Walk, node: gs.Node, states: list[State]) -> list[State]:
+    """Runs the operator on the stack of all switched-off runs: always right."""
+    if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+        full = w.full(node.inputs[0], states[0])
+        return [Batch(w.e.Reshape(full, w.dims(node.outputs[0])))]
+    if node.op == "Expand":
+        shape = [max(n, 1) for n in w.dims(node.outputs[0])]
+        return [Batch(w.e.Expand(w.full(node.inputs[0], states[0]), shape))]
+    _refuse_across_batch(w, node)
+    inputs = [w.full(t, s) if t.name else t for t, s in zip(node.inputs, states, strict=True)]
+    return [Batch(t) for t in w.e.again(node, inputs)]
+
+
+_ALONG = {"Gather": 0, "Concat": 0, "Split": 0, "Softmax": -1, "LogSoftmax": -1, "TopK": -1}
+
+
+def _refuse_across_batch(w: Walk, node: gs.Node) -> None:
+    """An operator that works along the batch would mix the stacked runs."""
+    source = node.inputs[0]
+    if node.op in _ALONG and source.shape is not None:
+        along = node.attrs.get("axis", _ALONG[node.op]) % max(len(source.shape), 1)
+        if w.batch_axis(source) == along:
+            raise Stuck(f"node {node.name!r} ({node.op}) works along the batch")
+
+
+def _again(w: Walk, node: gs.Node, first: gs.Tensor) -> gs.Tensor:
+    return w.e.again(node, [first, *node.inputs[1:]])[0]
+
+
+def _op(w: Walk, op: str, *operands: gs.Tensor, **attributes: object) -> gs.Tensor:
+    return w.e.op(op, operands, attributes)[0]
