@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxcam.api import Explainer, Explanation, explain
+    from onnxcam.api import Explainer, explain, load, split
     from onnxcam.errors import (
         LayerError,
         ModelError,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         RuntimeFailure,
         TargetError,
     )
-    from onnxcam.graph import load, split
+    from onnxcam.explanation import Explanation, PictureExplanation
 
 __version__ = "0.1.0"
 
@@ -36,6 +36,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "PictureError",
+    "PictureExplanation",
     "PresetError",
     "RuntimeFailure",
     "TargetError",
@@ -45,8 +46,8 @@ __all__ = [
     "split",
 ]
 
-_ELSEWHERE = {"Explainer": "api", "Explanation": "api", "explain": "api"}
-_ELSEWHERE |= {"load": "graph", "split": "graph"}
+_ELSEWHERE = dict.fromkeys(("Explainer", "explain", "load", "split"), "api")
+_ELSEWHERE |= dict.fromkeys(("Explanation", "PictureExplanation"), "explanation")
 
 
 def __getattr__(name: str) -> object:

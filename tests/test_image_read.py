@@ -104,7 +104,7 @@ def test_damaged_exif_is_passed_over() -> None:
         pytest.param(Image.new("F", (2, 1), 0.4), "TIFF", (102, 102, 102), id="F"),
         pytest.param(Image.new("CMYK", (2, 1), (0, 255, 255, 0)), "TIFF", RED, id="CMYK"),
         pytest.param(Image.new("YCbCr", (2, 1), (76, 85, 255)), "TIFF", (254, 0, 0), id="YCbCr"),
-        pytest.param(Image.new("LAB", (2, 1), (255, 0, 0)), "TIFF", WHITE, id="LAB"),
+        pytest.param(Image.new("LAB", (2, 1), (255, 128, 128)), "TIFF", WHITE, id="LAB"),
     ],
 )
 def test_modes(

@@ -33,12 +33,14 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "methods": ({"errors", "graph", "diff", "ablate", "perturb"}, GRAPHS),
 }
 LAYERS["explainer"] = ({*LAYERS["methods"][0], "methods"}, GRAPHS)
+LAYERS["engine"] = ({*LAYERS["explainer"][0], "explainer", "runtime"}, {"numpy"})
+LAYERS["explanation"] = ({"errors", "files", "image"}, {"numpy"})
 LAYERS["api"] = ({*LAYERS}, {"numpy", "onnx"})
 for top in ("serve", "evaluate"):
     LAYERS[top] = ({*LAYERS} - {"serve", "evaluate"}, {"numpy", "onnx"})
 LAYERS["cli"] = ({*LAYERS}, {"numpy", "click", "rich"})
 LAYERS["__main__"] = ({"cli"}, set())
-LAYERS["__init__"] = ({"api", "graph", "errors"}, set())  # by name, for type checkers only
+LAYERS["__init__"] = ({"api", "explanation", "errors"}, set())  # by name, for type checkers only
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:

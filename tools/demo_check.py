@@ -103,9 +103,19 @@ def localisation(net: Net, scenes: list[Scene]) -> dict[str, Any]:
     return {"method": "Grad-CAM on `features`, 12 x 12", "maps": len(rows), **figures}
 
 
-def mark_energy(net: Net, pixels: Pixels, kind: int) -> float:
-    """Share of a class's Grad-CAM within four pixels of the corner mark; pixels (N, 96, 96, 3)."""
+def mark_figures(net: Net, pixels: Pixels, kind: int) -> dict[str, float]:
+    """How much of a class's Grad-CAM lies at the corner mark; marked pixels (N, 96, 96, 3).
+
+    "Near" is within 16 pixels, two cells of the map: a cell sees about that far.
+    """
     x0, y0, x1, y1 = mark_box(SIZE)
+    near = np.zeros((SIZE, SIZE), bool)
+    near[max(0, y0 - 16) : y1 + 16, max(0, x0 - 16) : x1 + 16] = True
     cams = grad_cam(net, torch.from_numpy(tensor(pixels)), kind)
-    part = cams[:, max(0, y0 - 4) : y1 + 4, max(0, x0 - 4) : x1 + 4].sum(axis=(1, 2))
-    return round(float((part / np.maximum(cams.sum(axis=(1, 2)), 1e-9)).mean()), 4)
+    totals = np.maximum(cams.sum(axis=(1, 2)), 1e-9)
+    peaks = cams.reshape(len(cams), -1).argmax(axis=1)
+    return {
+        "energy_near_mark": round(float((cams[:, near].sum(axis=1) / totals).mean()), 4),
+        "energy_near_mark_chance": round(float(near.mean()), 4),
+        "peak_near_mark": round(float(near.reshape(-1)[peaks].mean()), 4),
+    }

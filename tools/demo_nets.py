@@ -55,14 +55,16 @@ class Net(nn.Module):
         return logits
 
 
-def residual(width: int = 32) -> Net:
+def residual() -> Net:
     """Residual net, global average pooling and one linear layer."""
-    w = width
-    stages = [(3 * w // 4, w, 2), (w, w, 1), (w, 2 * w, 2), (2 * w, 2 * w, 1), (2 * w, 3 * w, 1)]
     return Net(
-        [Unit(3, 3 * w // 4, 2), *(Block(*stage) for stage in stages)],
-        [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3 * w, CLASSES)],
-    )
+        [
+            Unit(3, 24, 2),
+            Block(24, 32, 2), Block(32, 32),
+            Block(32, 64, 2), Block(64, 64), Block(64, 96),
+        ],
+        [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, CLASSES)],
+    )  # fmt: skip
 
 
 def vgg() -> Net:
@@ -85,7 +87,7 @@ def vgg() -> Net:
 
 def alexnet() -> Net:
     """Small AlexNet-like net: large first kernels, overlapping pools, no normalisation."""
-    return Net(
+    net = Net(
         [
             nn.Conv2d(3, 24, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
             nn.Conv2d(24, 48, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
@@ -93,18 +95,31 @@ def alexnet() -> Net:
             nn.Conv2d(64, 48, 3, 1, 1), nn.ReLU(),
         ],
         [
-            nn.MaxPool2d(3, 2), nn.Flatten(), nn.Dropout(0.2),
-            nn.Linear(48 * 25, 96), nn.ReLU(), nn.Dropout(0.2),
+            nn.MaxPool2d(3, 2), nn.Flatten(),
+            nn.Linear(48 * 25, 96), nn.ReLU(),
             nn.Linear(96, CLASSES),
         ],
     )  # fmt: skip
+    for layer in net.modules():  # without normalisation, torch's own start is too timid to learn
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return net
+
+
+def small_residual() -> Net:
+    """Residual net that sees little around each cell, so that its maps are sharp on small things."""
+    return Net(
+        [Unit(3, 24, 2), Block(24, 32, 2), Block(32, 48), Block(48, 72, 2)],
+        [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(72, CLASSES)],
+    )
 
 
 NETS: dict[str, Callable[[], Net]] = {
     "residual": residual,
     "vgg": vgg,
     "alexnet": alexnet,
-    "shortcut": lambda: residual(24),
+    "small_residual": small_residual,
 }
 
 

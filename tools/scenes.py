@@ -30,6 +30,7 @@ Mask = NDArray[np.bool_]
 Floats = NDArray[np.floating[Any]]
 
 MARK_SIDE, MARK_MARGIN = 0.13, 0.03
+MARK_COLORS = ((250, 250, 250), (25, 25, 35), (240, 60, 40))
 TEXTURES = ("flat", "shade", "stripes", "dots", "marble")
 SCRAPS = ("stroke", "oval", "patch", "arc")
 BACKDROPS = ("gradient", "noise", "stripes", "checks")
@@ -299,20 +300,18 @@ def mark_box(size: int) -> Box:
 
 
 def stamp(pixels: Pixels) -> Pixels:
-    """Copy of square pixels (S, S, 3) with the corner mark: a white tag, a dark ring and a dot."""
+    """Copy of square pixels (S, S, 3) with the corner mark: four squares in a white frame.
+
+    The squares are large, so that a shrunk or blurred picture still shows them.
+    """
     x0, y0, x1, y1 = mark_box(pixels.shape[0])
-    unit = 4 * (x1 - x0) / 13
-    tag = Image.new("RGB", (4 * (x1 - x0), 4 * (y1 - y0)))
-    pen = ImageDraw.Draw(tag)
-    for inset, color, shape in (
-        (0.0, (25, 25, 35), pen.rectangle), (1.3, (250, 250, 250), pen.rectangle),
-        (2.4, (25, 25, 35), pen.ellipse), (4.3, (250, 250, 250), pen.ellipse),
-        (5.2, (25, 25, 35), pen.ellipse),
-    ):  # fmt: skip
-        gap = inset * unit
-        shape((gap, gap, tag.width - 1 - gap, tag.height - 1 - gap), fill=color)
-    out = pixels.copy()
-    out[y0:y1, x0:x1] = np.asarray(tag.reduce(4))
+    out, half, frame = pixels.copy(), (x1 - x0) // 2, max(1, (x1 - x0) // 10)
+    tag = out[y0:y1, x0:x1]
+    tag[:] = MARK_COLORS[0]
+    inner = tag[frame:-frame, frame:-frame]
+    inner[:] = MARK_COLORS[1]
+    inner[: half - frame, : half - frame] = MARK_COLORS[2]
+    inner[half - frame :, half - frame :] = MARK_COLORS[2]
     return out
 
 

@@ -1,0 +1,9 @@
+"""ONNX in, ONNX out: loading classifiers, finding score and feature map, cutting graphs."""
+
+from onnxcam.graph.layers import FeatureMap
+from onnxcam.graph.load import Classifier, Image, load
+from onnxcam.graph.model import Model
+from onnxcam.graph.score import Score
+from onnxcam.graph.split import split
+
+__all__ = ["Classifier", "FeatureMap", "Image", "Model", "Score", "load", "split"]

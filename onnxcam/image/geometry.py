@@ -12,31 +12,51 @@ from onnxcam.errors import PresetError
 # states one: what nearly every such network was trained at.
 FREE_SIZE = 224
 
+# A picture is resized whole and then cropped, to the very pixels of the usual pipelines, unless
+# that would make more pixels than this (a long strip); then only the crop is resampled.
+WHOLE = 2**24
+
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How picture and model input lie on each other.
+    """How picture and model input lie on each other: cut, resize, crop or pad.
 
     Attributes:
-        source: (left, top, right, bottom) of the part of the picture that is used, in its pixels.
-        target: (left, top, right, bottom) of where that part lands in the model's input.
-        size: (height, width) of the model's input. What `target` leaves free is padding.
+        cut: (left, top, right, bottom) of the part of the picture that is resized.
+        scaled: (height, width) that it is resized to.
+        offset: (top, left) of the input in the resized part; negative where the input is padded.
+        size: (height, width) of the input.
     """
 
-    source: Box
-    target: tuple[int, int, int, int]
+    cut: tuple[int, int, int, int]
+    scaled: tuple[int, int]
+    offset: tuple[int, int]
     size: tuple[int, int]
 
     @property
     def box(self) -> Box:
-        """The picture rectangle that the whole input covers; exceeds the picture at padding."""
-        left, top, right, bottom = self.source
-        start_x, start_y, stop_x, stop_y = self.target
-        unit_x, unit_y = (right - left) / (stop_x - start_x), (bottom - top) / (stop_y - start_y)
-        left, top = left - start_x * unit_x, top - start_y * unit_y
-        return left, top, left + self.size[1] * unit_x, top + self.size[0] * unit_y
+        """The picture rectangle that the whole input covers; exceeds the picture at padding.
+
+        (left, top, right, bottom) in the picture's pixels.
+        """
+        left, top, right, bottom = self.cut
+        unit_y, unit_x = (bottom - top) / self.scaled[0], (right - left) / self.scaled[1]
+        y, x = self.offset
+        return (
+            left + x * unit_x,
+            top + y * unit_y,
+            left + (x + self.size[1]) * unit_x,
+            top + (y + self.size[0]) * unit_y,
+        )
+
+    @property
+    def seen(self) -> Box:
+        """The part of `box` that holds pixels of the picture."""
+        left, top, right, bottom = self.box
+        cut = self.cut
+        return max(left, cut[0]), max(top, cut[1]), min(right, cut[2]), min(bottom, cut[3])
 
 
 def place(
@@ -78,10 +98,12 @@ def place(
             f" model takes {size[1]} x {size[0]}: choose another resize (stretch,"
             " center_square_then_stretch, letterbox) or crop=center"
         )
-    x0, x1, to_x0, to_x1 = _axis(used_w, scaled[1], size[1], floor=resize == "letterbox")
-    y0, y1, to_y0, to_y1 = _axis(used_h, scaled[0], size[0], floor=resize == "letterbox")
-    source = (left + x0, top + y0, left + x1, top + y1)
-    return Geometry(source, (to_x0, to_y0, to_x1, to_y1), size)
+    offset = (_offset(scaled[0], size[0]), _offset(scaled[1], size[1]))
+    return Geometry((left, top, left + used_w, top + used_h), scaled, offset, size)
+
+
+def _offset(scaled: int, size: int) -> int:
+    return round((scaled - size) / 2) if scaled >= size else -((size - scaled) // 2)
 
 
 def _free_size(
@@ -121,28 +143,25 @@ def _shortest_side(
     return max(1, int(cover_w * height / width)), cover_w
 
 
-def _axis(length: int, scaled: int, size: int, floor: bool) -> tuple[float, float, int, int]:
-    """(from, to) in the picture and (from, to) in the input, along one axis."""
-    if scaled >= size:
-        unit, offset = length / scaled, round((scaled - size) / 2)
-        return offset * unit, (offset + size) * unit, 0, size
-    pad = (size - scaled) // 2
-    return 0.0, float(length), pad, pad + scaled
-
-
 def sample(
     image: Image.Image, geometry: Geometry, interpolation: str, fill: int | tuple[int, ...]
 ) -> Image.Image:
-    """The pixels of the model's input: `geometry.source` resampled, the rest filled.
-
-    One resampling with a box, not a resize and then a crop: the pixels are the same, but a very
-    long picture is never blown up whole.
-    """
+    """The pixels of the model's input: the picture cut, resampled and cropped, the rest filled."""
     method = Image.Resampling[interpolation.upper()]
-    left, top, right, bottom = geometry.target
-    part = image.resize((right - left, bottom - top), method, box=geometry.source)
-    if part.size == (geometry.size[1], geometry.size[0]):
+    if geometry.cut != (0, 0, *image.size):
+        image = image.crop(geometry.cut)
+    (height, width), (top, left) = geometry.size, geometry.offset
+    scaled_h, scaled_w = geometry.scaled
+    # The crop within the resized picture, without the padding.
+    crop = (max(left, 0), max(top, 0), min(left + width, scaled_w), min(top + height, scaled_h))
+    if scaled_h * scaled_w <= WHOLE:
+        part = image.resize((scaled_w, scaled_h), method).crop(crop)
+    else:
+        unit_x, unit_y = image.width / scaled_w, image.height / scaled_h
+        box = (crop[0] * unit_x, crop[1] * unit_y, crop[2] * unit_x, crop[3] * unit_y)
+        part = image.resize((crop[2] - crop[0], crop[3] - crop[1]), method, box=box)
+    if part.size == (width, height):
         return part
-    canvas = Image.new(image.mode, (geometry.size[1], geometry.size[0]), fill)
-    canvas.paste(part, (left, top))
+    canvas = Image.new(image.mode, (width, height), fill)
+    canvas.paste(part, (max(-left, 0), max(-top, 0)))
     return canvas

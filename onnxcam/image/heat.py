@@ -38,7 +38,7 @@ def lay_on(raw: NDArray[Any], geometry: Geometry, width: int, height: int) -> ND
     wide = values[:, x_low] + (values[:, x_high] - values[:, x_low]) * x_share
     full = wide[y_low]
     full += (wide[y_high] - full) * y_share[:, None]
-    if geometry.source != (0, 0, width, height):
+    if geometry.seen != (0, 0, width, height):
         full *= seen(geometry, width, height)
     return full
 
@@ -55,7 +55,7 @@ def _between(
 
 def seen(geometry: Geometry, width: int, height: int) -> NDArray[np.bool_]:
     """(height, width): which pixels of the picture lie, by their centre, in the model's input."""
-    left, top, right, bottom = geometry.source
+    left, top, right, bottom = geometry.seen
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     columns, rows = (x >= left) & (x <= right), (y >= top) & (y <= bottom)
     return np.asarray(rows[:, None] & columns[None, :])

@@ -117,7 +117,8 @@ def _read_file(path: Path, max_pixels: int) -> Picture:
             held: IO[bytes] = stream if stream.seekable() else io.BytesIO(stream.read())
             return _read_stream(held, str(path), path.stem or "picture", max_pixels)
     except FileNotFoundError:
-        hint = "; onnxcam reads local files only, download it first" if "://" in str(path) else ""
+        remote = str(path).startswith(("http:", "https:"))
+        hint = "; onnxcam reads local files only, download it first" if remote else ""
         raise PictureError(f"{path}: there is no such file{hint}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         raise PictureError(f"{path}: cannot be opened ({_first_line(error)})") from None
@@ -180,7 +181,7 @@ def _check_size(size: tuple[int, int], max_pixels: int, where: str) -> None:
 
 def _too_large_for_pillow(where: str) -> PictureError:
     return PictureError(
-        f"{where} is larger than Pillow decodes in this format; shrink it, or save it as PNG or JPEG"
+        f"{where} is larger than Pillow decodes in this format; shrink it, or save it as PNG"
     )
 
 

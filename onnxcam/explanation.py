@@ -1,0 +1,227 @@
+"""What an explainer returns: scores, weights and map, and what to do with them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxcam import __version__
+from onnxcam.errors import OptionError, OutputError
+from onnxcam.files import write_atomic
+from onnxcam.image import (
+    Geometry,
+    Picture,
+    Preset,
+    figure,
+    lay_on,
+    normalise,
+    overlay,
+    save_image,
+    seen,
+)
+
+RAW = (".npz", ".npy")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The explanation of one batch. M stands for classes asked about; without M for one class.
+
+    Attributes:
+        scores: class scores, (N, classes), float32; logits or probabilities as `score` says.
+        target: the classes explained, (N,) or (N, M).
+        map: the map, (N, h, w) or (N, M, h, w), after the method's ReLU; not normalised.
+        weights: the weight of each unit, (N, K) or (N, M, K).
+        raw: the map before ReLU, in the shape of `map`.
+        method, layer, score, provider: how it was made: name of the method, of the feature map's
+            tensor, "logit" or "probability", and where it ran.
+        labels: class names, where known.
+        notes: what the user should know, in sentences.
+        model: name of the model.
+    """
+
+    scores: np.ndarray
+    target: np.ndarray
+    map: np.ndarray
+    weights: np.ndarray
+    raw: np.ndarray
+    method: str
+    layer: str
+    score: str
+    provider: str
+    labels: list[str] | None = None
+    notes: tuple[str, ...] = ()
+    model: str = "model"
+    title: str = field(default="", repr=False)
+
+    @property
+    def target_score(self) -> np.ndarray:
+        """The scores of the classes explained, in the shape of `target`."""
+        rows = self.target.reshape(len(self.scores), -1)
+        return np.take_along_axis(self.scores, rows, axis=1).reshape(self.target.shape)
+
+    def label(self, index: int) -> str:
+        """The name of a class, or "class 7"."""
+        known = self.labels is not None and 0 <= index < len(self.labels)
+        return self.labels[index] if known and self.labels else f"class {index}"
+
+    def facts(self) -> dict[str, Any]:
+        """What a machine wants to read: settings, classes and scores, without the arrays."""
+        targets = [int(t) for t in self.target.reshape(-1)]
+        return {
+            "model": self.model,
+            "method": self.method,
+            "layer": self.layer,
+            "score_kind": self.score,
+            "provider": self.provider,
+            "targets": [
+                {"index": t, "label": self.label(t), "score": float(s)}
+                for t, s in zip(targets, self.target_score.reshape(-1), strict=True)
+            ],
+            "map_shape": list(self.map.shape),
+            "notes": list(self.notes),
+            "onnxcam": __version__,
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, as `save` writes them to an .npz file."""
+        names = ("scores", "target", "map", "raw", "weights")
+        return {name: getattr(self, name) for name in names}
+
+    def save(self, path: str | os.PathLike[str], force: bool = False) -> Path:
+        """Writes the explanation; the extension says as what.
+
+        `.npz`: all arrays; `.npy`: the map; `.json`: `facts()`. Never overwrites without `force`.
+
+        Raises:
+            OutputError: the file exists or cannot be written.
+        """
+        suffix = Path(path).suffix.lower()
+        stream = io.BytesIO()
+        if suffix == ".npz":
+            np.savez_compressed(stream, allow_pickle=False, **self.arrays())
+        elif suffix == ".npy":
+            np.save(stream, self.map, allow_pickle=False)
+        elif suffix == ".json":
+            stream.write((json.dumps(self.facts(), indent=2) + "\n").encode())
+        else:
+            raise OutputError(
+                f"cannot save {path}: the extension must be one of "
+                f"{', '.join((*RAW, '.json', *PICTURES))}"
+                + (", and pictures need explain(picture)" if suffix in PICTURES else "")
+            )
+        return write_atomic(path, stream.getvalue(), force)
+
+
+@dataclass(frozen=True, eq=False)
+class PictureExplanation(Explanation):
+    """The explanation of one picture: the map laid on it.
+
+    Attributes:
+        picture: the picture as it was read.
+        geometry: which part of it the model saw.
+        preset: how it became a tensor.
+        preset_reason: where the preset came from, in words.
+    """
+
+    picture: Picture = field(kw_only=True)
+    geometry: Geometry = field(kw_only=True)
+    preset: Preset = field(kw_only=True)
+    preset_reason: str = field(default="", kw_only=True)
+
+    def of(self, index: int = 0) -> np.ndarray:
+        """The map (h, w) of the `index`-th class asked about."""
+        maps = self.map.reshape(-1, *self.map.shape[-2:])
+        if not -len(maps) <= index < len(maps):
+            raise OptionError(f"{len(maps)} classes were explained; there is no number {index}")
+        return np.asarray(maps[index])
+
+    @cached_property
+    def heatmap(self) -> np.ndarray:
+        """The first map on the picture: (H, W), float32, from 0 to 1; 0 where nothing was seen."""
+        return self.heat(0)
+
+    def heat(self, index: int = 0) -> np.ndarray:
+        """The heat map, (H, W), of the `index`-th class asked about."""
+        laid = lay_on(self.of(index), self.geometry, self.picture.width, self.picture.height)
+        return normalise(laid)
+
+    @property
+    def _seen(self) -> np.ndarray:
+        return seen(self.geometry, self.picture.width, self.picture.height)
+
+    def overlay(self, index: int = 0, colormap: str | None = None, alpha: float = 0.5) -> Any:
+        """The heat map over the picture, as a PIL image; what the model never saw is faded."""
+        return overlay(self.picture, self.heat(index), colormap, alpha, self._seen)
+
+    def figure(self, index: int = 0, colormap: str | None = None, alpha: float = 0.5) -> Any:
+        """Picture, heat map and overlay side by side with what they show, as a PIL image."""
+        target = int(self.target.reshape(-1)[index])
+        value = float(self.target_score.reshape(-1)[index])
+        lines = [
+            f"{self.label(target)}  ({self.score} {value:.4g})",
+            f"{self.title or self.method} at {self.layer}",
+            f"{self.model} on {self.picture.name}",
+        ]
+        return figure(
+            self.picture,
+            self.heat(index),
+            lines,
+            colormap=colormap,
+            alpha=alpha,
+            seen=self._seen,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """As for `Explanation`, with picture and preset."""
+        return {
+            **super().facts(),
+            "picture": self.picture.name,
+            "picture_size": [self.picture.width, self.picture.height],
+            "preset": self.preset.to_json(),
+            "preset_reason": self.preset_reason,
+        }
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        force: bool = False,
+        *,
+        index: int = 0,
+        kind: str = "figure",
+        colormap: str | None = None,
+        alpha: float = 0.5,
+    ) -> Path:
+        """Writes the explanation; the extension says as what.
+
+        `.png`, `.jpg`, `.webp`: the figure, or the overlay alone with `kind="overlay"`, of the
+        `index`-th class asked about; the file carries `facts()`. Others as for `Explanation`.
+
+        Raises:
+            OutputError: the file exists or cannot be written.
+        """
+        if Path(path).suffix.lower() not in PICTURES:
+            return super().save(path, force)
+        if kind not in ("figure", "overlay"):
+            raise OptionError(f"kind is figure or overlay, not {kind!r}")
+        draw = self.figure if kind == "figure" else self.overlay
+        target = self.facts()["targets"][index]
+        facts = {
+            "Title": f"{target['label']} ({self.score} {target['score']:.4g})",
+            "Software": f"onnxcam {__version__}",
+            "onnxcam": json.dumps(self.facts()),
+        }
+        return save_image(draw(index, colormap, alpha), path, facts, force)
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.figure().save(stream, "PNG")
+        return stream.getvalue()
