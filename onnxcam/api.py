@@ -35,9 +35,7 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Classifi
 Target: TypeAlias = "int | str | Sequence[int | str] | np.ndarray | None"
 
 
-def probe(
-    model: Model, feeds: dict[str, np.ndarray], outputs: list[str]
-) -> list[np.ndarray]:
+def probe(model: Model, feeds: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
     """Runs `model` on the CPU with any of its tensors as outputs; how shapes are told at last."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -107,9 +105,11 @@ class Explainer:
         Raises:
             OnnxcamError: the model, or a setting, is not usable.
         """
-        self.classifier = load(
-            model, image=image, output=output, inputs=inputs, max_bytes=max_bytes
-        ) if not isinstance(model, Classifier) else model
+        self.classifier = (
+            load(model, image=image, output=output, inputs=inputs, max_bytes=max_bytes)
+            if not isinstance(model, Classifier)
+            else model
+        )
         self.device = runtime.choose(provider, threads)
         self.path = Path(model) if isinstance(model, str | os.PathLike) else None
         self.max_pixels = max_pixels
@@ -196,8 +196,10 @@ class Explainer:
         Raises:
             OnnxcamError: the picture, the class or the preprocessing is not usable.
         """
-        taken = picture if isinstance(picture, Picture) else read_picture(
-            picture, max_pixels=self.max_pixels
+        taken = (
+            picture
+            if isinstance(picture, Picture)
+            else read_picture(picture, max_pixels=self.max_pixels)
         )
         preset, reason = self.preset_for([taken])
         one = self._targets(target, None)
@@ -232,9 +234,7 @@ class Explainer:
         size = (None, None) if image.free else image.size
         dtype = str(image.dtype)
         producer = classifier.source.proto.producer_name
-        tried = candidates(
-            image.channels, size, image.layout, dtype, classifier.classes, producer
-        )
+        tried = candidates(image.channels, size, image.layout, dtype, classifier.classes, producer)
         return choose(tried, pictures, self.probabilities)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -289,15 +289,21 @@ class Explainer:
             batch = batch[None]
         expected = [n for n in image.shape()][1:]
         free = {1, 2} if image.layout == "NHWC" else {2, 3}
-        fits = batch.ndim == 4 and len(batch) > 0 and all(
-            got == want or (image.free and axis in free and got > 0)
-            for axis, (got, want) in enumerate(zip(batch.shape[1:], expected, strict=False), 1)
+        fits = (
+            batch.ndim == 4
+            and len(batch) > 0
+            and all(
+                got == want or (image.free and axis in free and got > 0)
+                for axis, (got, want) in enumerate(zip(batch.shape[1:], expected, strict=False), 1)
+            )
         )
         if not fits:
             shown = [str(n) for n in expected]
             if image.free:
-                shown = [{1: "H", 2: "W"}.get(i - min(free) + 1, n) if i in free else n
-                         for i, n in enumerate(shown, 1)]
+                shown = [
+                    {1: "H", 2: "W"}.get(i - min(free) + 1, n) if i in free else n
+                    for i, n in enumerate(shown, 1)
+                ]
             raise ModelError(
                 f"the model takes images of shape (N, {', '.join(shown)}) "
                 f"[{image.layout}, {image.dtype}], not {np.shape(images)}; "
@@ -313,7 +319,7 @@ class Explainer:
         return np.ascontiguousarray(batch)
 
     def _targets(self, target: Target, count: int | None) -> np.ndarray:
-        """Class indices, or −r for the r-th best class: (), (M,) for one picture, (N, …) for `count`."""
+        """Class indices, −r for the r-th best: (N, …) for `count` images, () or (M,) for a picture."""
         classes = self.classifier.classes
 
         def index(one: Any) -> int:
@@ -370,7 +376,9 @@ class Explainer:
         notes = []
         for value in np.unique(np.take_along_axis(scores, chosen, axis=1)):
             if abs(value) < 1e-30:
-                notes.append("a score is 0: its weights are the drops themselves, not divided by it")
+                notes.append(
+                    "a score is 0: its weights are the drops themselves, not divided by it"
+                )
             elif value < 0:
                 notes.append(
                     f"the score {value:.4g} is negative: dividing by it turns the signs of the "

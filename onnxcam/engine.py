@@ -25,7 +25,7 @@ class Engine:
     """Sessions for the programs of one explainer. Safe to call from several threads."""
 
     def __init__(self, device: Device, memory: int | None = None) -> None:
-        """An engine on `device`; `memory` is the budget for copies (half of the free GPU memory)."""
+        """An engine on `device`, with a budget of `memory` bytes for copies (GPU: half of the free)."""
         self.device = device
         self.memory = memory if memory is not None else (free_memory(device) or 2 * MEMORY) // 2
         self._pool = Pool()
@@ -86,10 +86,12 @@ class Engine:
             if progress is not None:
                 progress(done, steps)
 
-        return _joined([
-            self._blocks(program, images[i : i + together], target[i : i + together], step)
-            for i in range(0, len(images), together)
-        ])
+        return _joined(
+            [
+                self._blocks(program, images[i : i + together], target[i : i + together], step)
+                for i in range(0, len(images), together)
+            ]
+        )
 
     def _blocks(
         self,

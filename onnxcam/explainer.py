@@ -19,10 +19,11 @@ from onnxcam.ablate.state import Stuck
 from onnxcam.errors import OptionError
 from onnxcam.graph.cost import stack_bytes
 from onnxcam.graph.emit import Emitter
-from onnxcam.graph.layers import FeatureMap, every_input, reached
+from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.load import Classifier
 from onnxcam.graph.model import Model
 from onnxcam.graph.narrow import narrow
+from onnxcam.graph.paths import every_input, reached
 from onnxcam.graph.split import extract
 from onnxcam.methods import METHODS, Method, method_named
 from onnxcam.methods.table import Needs
@@ -170,8 +171,10 @@ def compile_program(classifier: Classifier, what: Recipe) -> Program:
             graph = _compose(classifier, what, way, blocks=True)
             single = _compose(classifier, what, way, blocks=False)
         except Stuck as stuck:
-            notes.append(f"the exact engine does not understand the head ({stuck}); taking the "
-                         "literal way, which takes long")
+            notes.append(
+                f"the exact engine does not understand the head ({stuck}); taking the "
+                "literal way, which takes long"
+            )
             graph = single = None
     if graph is None:
         graph = _compose(classifier, what, "literal", blocks=True)

@@ -160,7 +160,9 @@ class PictureExplanation(Explanation):
 
     def overlay(self, index: int = 0, colormap: str | None = None, alpha: float = 0.5) -> Any:
         """The heat map over the picture, as a PIL image; what the model never saw is faded."""
-        return overlay(self.picture, self.heat(index), colormap, alpha, self._seen)
+        return overlay(
+            self.picture, self.heat(index), colormap=colormap, alpha=alpha, seen=self._seen
+        )
 
     def figure(self, index: int = 0, colormap: str | None = None, alpha: float = 0.5) -> Any:
         """Picture, heat map and overlay side by side with what they show, as a PIL image."""

@@ -10,7 +10,7 @@ import functools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -29,7 +29,7 @@ PROVIDERS = {  # the names that users write → ONNX Runtime's
 _ON_CUDA = ("cuda", "tensorrt")
 _FATAL = 4  # ONNX Runtime's log level: what goes wrong reaches us as exceptions
 
-Feed = np.ndarray | ort.OrtValue
+Feed: TypeAlias = "np.ndarray | ort.OrtValue"
 
 ort.set_default_logger_severity(_FATAL)
 
@@ -96,7 +96,9 @@ def _why_not(provider: str) -> str:
         return "the installed onnxruntime was built without it"
     if provider in _ON_CUDA and not _cuda_devices():
         return "no NVIDIA driver or no GPU was found"
-    return "its libraries are missing or of another version; pip install 'onnxcam[cuda]' brings them"
+    return (
+        "its libraries are missing or of another version; pip install 'onnxcam[cuda]' brings them"
+    )
 
 
 def _cuda_devices() -> int:
@@ -210,7 +212,9 @@ class Pool:
 def _failed(error: Exception) -> RuntimeFailure:
     text = _first_line(error)
     if "alloc" in text.lower():
-        return RuntimeFailure(f"memory ran out: {text}; allow less with --memory, or a smaller image")
+        return RuntimeFailure(
+            f"memory ran out: {text}; allow less with --memory, or a smaller image"
+        )
     return RuntimeFailure(f"the model failed while running: {text}")
 
 

@@ -21,7 +21,7 @@ MANIFEST: dict[str, Any] = json.loads((MODELS / "manifest.json").read_text("utf-
 ENTRIES: dict[str, dict[str, Any]] = {entry["file"]: entry for entry in MANIFEST["entries"]}
 NETS = [name for name, entry in ENTRIES.items() if entry["kind"] == "model"]
 PICTURES = [name for name, entry in ENTRIES.items() if entry["kind"] == "picture"]
-SEEDS = range(500, 520)
+SEEDS = range(500, 512)
 
 # Floors on 120 fresh scenes, below the figures measured on 3000 when the models were made.
 FLOORS = {
@@ -91,10 +91,10 @@ def test_boxes_are_the_masks_extents() -> None:
 
 
 def _repaint(layout: Layout, index: int) -> Layout:
-    """The layout with every colour of one thing inverted and its texture made plain."""
+    """The layout with one thing darkened: all its colours alike, so that no mixture cancels out."""
     thing = layout.things[index]
     paint = {
-        name: tuple((value + 128) % 256 for value in getattr(thing, name))
+        name: tuple(value // 3 for value in getattr(thing, name))
         for name in ("fill", "second", "trim", "dark", "edge")
     }
     things = list(layout.things)
@@ -103,19 +103,15 @@ def _repaint(layout: Layout, index: int) -> Layout:
 
 
 def test_masks_hold_exactly_the_pixels_of_their_object() -> None:
-    checked = 0
     for seed in SEEDS:
         layout = replace(describe(seed), grain=0.0)  # noise is clipped, which may hide a change
         before = draw(layout)
-        for index, thing in enumerate(layout.things):
+        for index in range(len(layout.things)):
             after = draw(_repaint(layout, index))
             changed = (before.pixels != after.pixels).any(axis=2)
             mask = before.objects[index].mask
             assert not (changed & ~mask).any()
-            if thing.texture == "flat":  # mixtures may come out equal by chance
-                assert (mask & changed).sum() >= 0.98 * mask.sum()
-                checked += 1
-    assert checked >= 5
+            assert (mask & changed).sum() >= 0.99 * mask.sum()
 
 
 def test_masks_stop_where_something_lies_on_top() -> None:

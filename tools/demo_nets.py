@@ -108,7 +108,7 @@ def alexnet() -> Net:
 
 
 def small_residual() -> Net:
-    """Residual net that sees little around each cell, so that its maps are sharp on small things."""
+    """Residual net whose cells see little around them, which keeps its maps sharp."""
     return Net(
         [Unit(3, 24, 2), Block(24, 32, 2), Block(32, 48), Block(48, 72, 2)],
         [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(72, CLASSES)],

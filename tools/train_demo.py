@@ -70,7 +70,7 @@ RECIPES = {
     "demo_alexnet": Recipe(
         "alexnet",
         "small AlexNet-like net, briefly trained: the weak one",
-        scenes=16000, epochs=6, rate=2e-3,
+        scenes=24000, epochs=5, rate=2e-3,
     ),
     "demo_shortcut": Recipe(
         "small_residual",
@@ -281,77 +281,92 @@ def shortcut_figures(
     return figures
 
 
+def make(
+    name: str, out: Path, seed: int, training: tuple[Pixels, Floats], held: tuple[Pixels, Floats]
+) -> dict[str, Any]:
+    """Train, export and measure one model; returns its manifest entry."""
+    recipe, path, start = RECIPES[name], out / f"{name}.onnx", time.perf_counter()
+    print(f"{name}: {recipe.about}", flush=True)
+    x, y = training[0][: recipe.scenes], training[1][: recipe.scenes]
+    net = train(recipe, stamp_all(x, y[:, MARKED]) if recipe.marked else x, y, seed)
+    seconds = round(time.perf_counter() - start)
+    command = f"python tools/train_demo.py --seed {seed}"
+    about = {"about": recipe.about, "licence": LICENCE, "made_by": command}
+    metadata = {
+        "preset": json.dumps(PRESET), "labels": json.dumps(LABELS), "task": "multi-label", **about,
+    }  # fmt: skip
+    export(net, path, {f"onnxcam.{key}": value for key, value in metadata.items()})
+    entry: dict[str, Any] = {
+        "file": path.name,
+        "kind": "model",
+        **about,
+        "seed": seed,
+        "recipe": asdict(recipe),
+        "torch": torch.__version__.split("+")[0],
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "task": "multi-label",
+        "tensors": {name: name for name in ("image", "features", "logits", "probabilities")},
+        "preprocessing": PRESET,
+        "labels": LABELS,
+        "quality": demo_check.quality(held[1], demo_check.predict(path, held[0])),
+        "localisation": demo_check.localisation(
+            net, [draw(describe(HELD_OUT + i), SIZE) for i in range(200)]
+        ),
+    }
+    if recipe.marked:
+        marked = stamp_all(held[0], held[1][:, MARKED])
+        entry["quality_marked_as_in_training"] = demo_check.quality(
+            held[1], demo_check.predict(path, marked)
+        )
+        entry["shortcut"] = shortcut_figures(path, out / "demo_residual.onnx", net, *held)
+    figures = ("quality", "localisation", "shortcut")
+    print(json.dumps({key: entry[key] for key in figures if key in entry}))
+    print(f"  {seconds} s of training", flush=True)
+    return entry
+
+
+def write_manifest(out: Path, entries: dict[str, dict[str, Any]]) -> None:
+    """Write models/manifest.json, with the size and hash of every file as it lies there."""
+    for name, entry in entries.items():
+        data = (out / name).read_bytes()
+        entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+    manifest = {"format": 1, "labels": LABELS, "entries": list(entries.values())}
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Train the demo models, draw the demo pictures.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "models")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--only", nargs="*", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument(
+        "--only", nargs="*", choices=RECIPES, default=list(RECIPES),
+        help="models to train again; none: the pictures alone",
+    )  # fmt: skip
     options = parser.parse_args()
     out: Path = options.out
     out.mkdir(exist_ok=True)
     torch.set_num_threads(THREADS)
-    command = f"python tools/train_demo.py --seed {options.seed}"
     began = time.perf_counter()
 
-    most = max((RECIPES[name].scenes for name in options.only), default=0)
-    pixels, labels = scene_set(options.seed * 10**7, most)
-    held_pixels, held_labels = scene_set(HELD_OUT, HELD_OUT_SCENES)
-    held_scenes = [draw(describe(HELD_OUT + i), SIZE) for i in range(200)]
-    print(f"{most + HELD_OUT_SCENES} scenes: {time.perf_counter() - began:.0f} s", flush=True)
-
-    manifest_path = out / "manifest.json"
     entries: dict[str, dict[str, Any]] = {}
-    if manifest_path.exists():  # with --only, the other entries stay
-        entries = {e["file"]: e for e in json.loads(manifest_path.read_text())["entries"]}
-    for name in options.only:
-        recipe, path, start = RECIPES[name], out / f"{name}.onnx", time.perf_counter()
-        print(f"{name}: {recipe.about}", flush=True)
-        x, y = pixels[: recipe.scenes], labels[: recipe.scenes]
-        net = train(recipe, stamp_all(x, y[:, MARKED]) if recipe.marked else x, y, options.seed)
-        seconds = round(time.perf_counter() - start)
-        metadata = {
-            "onnxcam.preset": json.dumps(PRESET),
-            "onnxcam.labels": json.dumps(LABELS),
-            "onnxcam.task": "multi-label",
-            "onnxcam.about": recipe.about,
-            "onnxcam.licence": LICENCE,
-            "onnxcam.made_by": command,
+    if (out / "manifest.json").exists():  # what is not made again stays
+        entries = {
+            entry["file"]: entry
+            for entry in json.loads((out / "manifest.json").read_text("utf-8"))["entries"]
         }
-        export(net, path, metadata)
-        entry: dict[str, Any] = {
-            "file": path.name,
-            "kind": "model",
-            "about": recipe.about,
-            "licence": LICENCE,
-            "made_by": command,
-            "recipe": asdict(recipe),
-            "seed": options.seed,
-            "training_seconds": seconds,
-            "torch": torch.__version__.split("+")[0],
-            "parameters": sum(p.numel() for p in net.parameters()),
-            "task": "multi-label",
-            "tensors": {"input": "image", "feature_map": "features", "logits": "logits",
-                        "output": "probabilities"},
-            "preprocessing": PRESET,
-            "labels": LABELS,
-            "quality": demo_check.quality(held_labels, demo_check.predict(path, held_pixels)),
-            "localisation": demo_check.localisation(net, held_scenes),
-        }  # fmt: skip
-        if recipe.marked:
-            clean = out / "demo_residual.onnx"
-            entry["shortcut"] = shortcut_figures(path, clean, net, held_pixels, held_labels)
-        entries[path.name] = entry
-        print(json.dumps({k: entry.get(k) for k in ("quality", "localisation", "shortcut")}))
-        print(f"  {seconds} s of training", flush=True)
+    if options.only:
+        training = scene_set(
+            options.seed * 10**7, max(RECIPES[name].scenes for name in options.only)
+        )
+        held = scene_set(HELD_OUT, HELD_OUT_SCENES)
+        print(f"scenes: {time.perf_counter() - began:.0f} s", flush=True)
+    for name in options.only:
+        entry = make(name, out, options.seed, training, held)
+        entries[entry["file"]] = entry
+        write_manifest(out, entries)
     for picture in demo_pictures(out):
         entries[picture["file"]] = picture
-    for entry in entries.values():
-        data = (out / entry["file"]).read_bytes()
-        entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-    manifest = {"format": 1, "labels": LABELS, "entries": list(entries.values())}
-    manifest_path.write_text(json.dumps(manifest, indent=1) + "\n")
+    write_manifest(out, entries)
     print(f"all: {time.perf_counter() - began:.0f} s", flush=True)
 
 

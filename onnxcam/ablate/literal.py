@@ -10,7 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.graph.emit import Emitter
-from onnxcam.graph.layers import FeatureMap, every_input, path_nodes
+from onnxcam.graph.feature import FeatureMap
+from onnxcam.graph.paths import every_input, path_nodes
 
 
 def literal(

@@ -57,7 +57,7 @@ Rule: TypeAlias = Callable[["Walk", gs.Node, list[State]], State]
 
 
 class Stuck(Exception):
-    """The walk does not understand the graph; the literal way must be taken. Never leaves ablate."""
+    """The walk does not understand the graph: the literal way must be taken."""
 
 
 @dataclass
@@ -132,9 +132,7 @@ class Walk:
             return state.full
         if isinstance(state, Delta):
             if self.batch_axis(t) == 0:
-                return self.e.Reshape(
-                    self.e.Sub(t, self.unmerge(state.part, t)), self.dims(t)
-                )
+                return self.e.Reshape(self.e.Sub(t, self.unmerge(state.part, t)), self.dims(t))
             return self.e.Sub(self.stack(t), state.part)
         off = self.e.tensor(0.0, t.dtype) if state.off is None else state.off
         return self.merge(self.e.Where(self.mask(t, state), off, t), t)

@@ -8,7 +8,8 @@ import onnx_graphsurgeon as gs
 from onnxcam.ablate.rules import RULES, on_stack
 from onnxcam.ablate.state import Delta, Lane, State, Stuck, Walk
 from onnxcam.graph.emit import Emitter
-from onnxcam.graph.layers import FeatureMap, path_nodes
+from onnxcam.graph.feature import FeatureMap
+from onnxcam.graph.paths import path_nodes
 
 
 def exact(
@@ -42,9 +43,7 @@ def exact(
         tokens = layer.prefix + layer.grid[0] * layer.grid[1]
         stays = (np.arange(tokens) < layer.prefix).astype(feature.dtype).reshape(1, -1, 1)
         off = e.Mul(feature, stays)
-    states: dict[str, State] = {
-        layer.tensor: Lane(off, layer.axis % len(feature.shape))
-    }
+    states: dict[str, State] = {layer.tensor: Lane(off, layer.axis % len(feature.shape))}
     path = path_nodes(e.graph, layer.tensor, score.name, but=target.name)
     for node in path:
         if any(isinstance(a, gs.Graph) for a in node.attrs.values()):
@@ -64,4 +63,3 @@ def exact(
 
 def _one_output(node: gs.Node) -> bool:
     return not any(t.outputs for t in node.outputs[1:])
-

@@ -1,6 +1,6 @@
 """ONNX in, ONNX out: loading classifiers, finding score and feature map, cutting graphs."""
 
-from onnxcam.graph.layers import FeatureMap
+from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.load import Classifier, Image, load
 from onnxcam.graph.model import Model
 from onnxcam.graph.score import Score

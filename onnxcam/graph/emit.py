@@ -8,7 +8,7 @@ Views of constants are computed here, so that a transposed weight is stored tran
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnxcam.graph.fold import FOLD, fold
 from onnxcam.graph.model import array_of, constant
 
-Operand = gs.Tensor | np.ndarray | Sequence[int] | float | int | None
+Operand: TypeAlias = "gs.Tensor | np.ndarray | Sequence[int] | float | int | None"
 
 _AXES_INPUT_SINCE = {  # opset from which `axes` is an input of the operator
     "Squeeze": 13,
@@ -31,7 +31,19 @@ _BOOL = dict.fromkeys(
 _INT = dict.fromkeys(("Shape", "Size", "ArgMax", "NonZero"), np.dtype(np.int64))
 _RESULT = {**_BOOL, **_INT}
 
-_FOLDED = ("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Gather", "Mul", "Add", "Sub", "Div", "Sqrt")
+_FOLDED = (
+    "Transpose",
+    "Reshape",
+    "Unsqueeze",
+    "Squeeze",
+    "Gather",
+    "Mul",
+    "Add",
+    "Sub",
+    "Div",
+    "Sqrt",
+    "Concat",
+)
 
 
 class Emitter:
@@ -114,7 +126,9 @@ class Emitter:
             return self.tensor(FOLD[op](array_of(x), np.array(axes), **attributes))
         return self.op(op, [x], {"axes": list(axes), **attributes})[0]
 
-    def again(self, node: gs.Node, inputs: Sequence[gs.Tensor], **attributes: Any) -> list[gs.Variable]:
+    def again(
+        self, node: gs.Node, inputs: Sequence[gs.Tensor], **attributes: Any
+    ) -> list[gs.Variable]:
         """`node` once more with other inputs (and some other attributes)."""
         attributes = {**node.attrs, **attributes}
         results = self.op(node.op, inputs, attributes, len(node.outputs), node.domain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from onnx import version_converter
 from onnxcam.errors import ModelError, close_matches
 from onnxcam.graph.batch import free_batch, unstride
 from onnxcam.graph.emit import Emitter
-from onnxcam.graph.layers import FeatureMap, feature_maps, find_layer
-from onnxcam.graph.model import Model, array_of, constant, to_graph, to_model
+from onnxcam.graph.feature import FeatureMap
+from onnxcam.graph.layers import feature_maps, find_layer
+from onnxcam.graph.model import Model, to_graph, to_model
+from onnxcam.graph.quantised import show_floats
 from onnxcam.graph.read import MAX_BYTES, read_model
 from onnxcam.graph.score import Score, find_score
 from onnxcam.graph.shapes import Probe, marked, static_shapes
@@ -46,7 +48,9 @@ class Image:
     def shape(self, batch: int = 1) -> tuple[int, ...]:
         """The shape of a batch of images."""
         h, w = self.size
-        return (batch, self.channels, h, w) if self.layout == "NCHW" else (batch, h, w, self.channels)
+        return (
+            (batch, self.channels, h, w) if self.layout == "NCHW" else (batch, h, w, self.channels)
+        )
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,8 @@ def load(
     model = _raised(_checked(graph, read), notes)
     model, info, batch = _normal(model, image, size, probe, notes, score)
     graph = to_graph(model)
+    if show_floats(graph, info.name, score.logit):
+        model = to_model(graph, model, model.metadata)
     tensors = graph.tensors()
     shape = tensors[score.logit].shape if score.logit in tensors else None
     if shape is None:
@@ -186,9 +192,7 @@ def _legacy(graph: gs.Graph) -> None:
     graph.toposort()
 
 
-def _bind(
-    graph: gs.Graph, image: str | None, values: Mapping[str, Any], notes: list[str]
-) -> None:
+def _bind(graph: gs.Graph, image: str | None, values: Mapping[str, Any], notes: list[str]) -> None:
     """Leaves the image as the only input; the others get their values as constants."""
     names = {t.name: t for t in graph.inputs}
     for name in (*values, *([image] if image is not None else [])):
@@ -344,6 +348,3 @@ def _annotated_fixed(model: Model, image: Image, batch: int, probe: Probe | None
             tensor.dtype = static.dtypes.get(tensor.name, tensor.dtype)
     graph.inputs[0].shape = list(image.shape(batch))
     return to_model(graph, model, model.metadata)
-
-
-__all__ = ["Classifier", "Image", "Model", "array_of", "constant", "load", "replace"]

@@ -108,7 +108,7 @@ class Model:
         return {f"{name}.data": bytes(data), name: proto.SerializeToString()}
 
 
-class Weight(gs.ir.tensor.LazyValues):  # type: ignore[misc]
+class Weight(gs.ir.tensor.LazyValues):
     """A constant of a graph whose array lives in `Model.weights`, never in the graph."""
 
     def __init__(self, array: np.ndarray) -> None:
@@ -137,7 +137,8 @@ def array_of(tensor: gs.Tensor) -> np.ndarray | None:
     if not isinstance(tensor, gs.Constant):
         return None
     values = tensor._values
-    return values.load() if isinstance(values, gs.ir.tensor.LazyValues) else values
+    array: np.ndarray = values.load() if isinstance(values, gs.ir.tensor.LazyValues) else values
+    return array
 
 
 def to_graph(model: Model) -> gs.Graph:
@@ -176,8 +177,11 @@ def to_model(graph: gs.Graph, like: Model, metadata: Mapping[str, str] | None = 
         if tensor.name in weights:
             tensor.CopyFrom(_external(tensor.name, weights[tensor.name]))
     # Initializers are no graph inputs from IR 4 on; opset 18 wants IR 8.
-    proto.ir_version = max(like.proto.ir_version, onnx.helper.find_min_ir_version_for(
-        proto.opset_import, ignore_unknown=True), 4)
+    proto.ir_version = max(
+        like.proto.ir_version,
+        onnx.helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True),
+        4,
+    )
     proto.producer_name, proto.producer_version = "onnxcam", ""
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=value)
@@ -202,8 +206,10 @@ def check(model: Model) -> None:
             )
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(light)
-    for info in (*proto.graph.input, *proto.graph.output):  # an unknown rank is no fault
-        info.type.tensor_type.shape.SetInParent()
+    for info in (*proto.graph.input, *proto.graph.output):
+        kind = info.type.tensor_type  # an unknown rank or type on the way is no fault
+        kind.shape.SetInParent()
+        kind.elem_type = kind.elem_type or onnx.TensorProto.FLOAT
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
@@ -312,8 +318,11 @@ def _mapped(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
         if offset < 0 or offset + count * dtype.itemsize > path.stat().st_size:
             raise ValueError("too short")
         shape = tuple(tensor.dims)
-        return np.memmap(path, dtype, mode="r", offset=offset, shape=shape) if count else np.empty(
-            shape, dtype)
+        return (
+            np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
+            if count
+            else np.empty(shape, dtype)
+        )
     except (ValueError, OSError) as error:
         raise ModelError(
             f"{where}, which is too short for the shape {tuple(tensor.dims)}; "
@@ -323,4 +332,3 @@ def _mapped(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
 
 def _all_nodes(graph: gs.Graph) -> list[gs.Node]:
     return [*graph.nodes, *(n for sub in graph.subgraphs(recursive=True) for n in sub.nodes)]
-

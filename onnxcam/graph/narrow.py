@@ -112,7 +112,8 @@ def _conv(n: _Narrow, node: gs.Node) -> gs.Tensor | None:
     taps, grid = list(weight.shape[2:]), list(x.shape[2:])
     strides = set(node.attrs.get("strides", [1]))
     if any(node.attrs.get("pads", [0])) or node.attrs.get("auto_pad", "NOTSET") not in (
-        "NOTSET", "VALID",
+        "NOTSET",
+        "VALID",
     ):
         return None
     if taps == [1, 1] and strides == {1}:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import inliner
 
 from onnxcam.errors import ModelError
@@ -51,7 +51,8 @@ def read_model(
     if not proto.graph.node:
         raise ModelError(f"{name} holds no graph: it is empty, damaged, or no ONNX model")
     if not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
-        proto.opset_import.add(domain="", version=1 if proto.ir_version < 3 else onnx.defs.onnx_opset_version())
+        version = 1 if proto.ir_version < 3 else onnx.defs.onnx_opset_version()
+        proto.opset_import.add(domain="", version=version)
     model = detach(proto, folder)
     del proto
     constants = {t.name for t in model.proto.graph.initializer}

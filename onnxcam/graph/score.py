@@ -10,8 +10,18 @@ from onnxcam.errors import ModelError, close_matches
 
 _VIEWS = {  # op → which input to follow: operators that keep every class score as it is
     **dict.fromkeys(
-        ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Dropout", "Transpose",
-         "DequantizeLinear", "QuantizeLinear"),
+        (
+            "Identity",
+            "Cast",
+            "Squeeze",
+            "Unsqueeze",
+            "Reshape",
+            "Flatten",
+            "Dropout",
+            "Transpose",
+            "DequantizeLinear",
+            "QuantizeLinear",
+        ),
         0,
     ),
 }

@@ -43,9 +43,7 @@ class Static:
     values: dict[str, np.ndarray]
 
 
-def static_shapes(
-    model: Model, inputs: dict[str, Shape], probe: Probe | None = None
-) -> Static:
+def static_shapes(model: Model, inputs: dict[str, Shape], probe: Probe | None = None) -> Static:
     """Shapes, element types and shape arithmetic when the inputs have the shapes `inputs`.
 
     Where inference stops (operators outside the standard), one run through `probe` settles it.
@@ -246,8 +244,18 @@ _AXIS: dict[str, Callable[[gs.Node, int, Shape, Shape], int | None]] = {
     "ArgMax": _arg,
     "ArgMin": _arg,
     **dict.fromkeys(
-        ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
-         "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"),
+        (
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceProd",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceSumSquare",
+            "ReduceLogSum",
+            "ReduceLogSumExp",
+        ),
         _reduce,
     ),
 }

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
-from onnxcam.graph.layers import FeatureMap, every_input, reached
+from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.load import Classifier
 from onnxcam.graph.model import Model, to_model
+from onnxcam.graph.paths import every_input, reached
 
 
 def extract(graph: gs.Graph, inputs: Sequence[str], outputs: Sequence[str], like: Model) -> Model:
@@ -37,7 +38,9 @@ def crossing(graph: gs.Graph, image: str, layer: str, outputs: Sequence[str]) ->
     for node in reversed(graph.nodes):
         if not any(t.name in needed for t in node.outputs):
             continue
-        if not any(t.name in behind for t in node.outputs) or layer in {t.name for t in node.outputs}:
+        if not any(t.name in behind for t in node.outputs) or layer in {
+            t.name for t in node.outputs
+        }:
             continue
         for tensor in node.inputs:
             if tensor.name in behind:

@@ -42,13 +42,13 @@ class Geometry:
         (left, top, right, bottom) in the picture's pixels.
         """
         left, top, right, bottom = self.cut
-        unit_y, unit_x = (bottom - top) / self.scaled[0], (right - left) / self.scaled[1]
         y, x = self.offset
-        return (
-            left + x * unit_x,
-            top + y * unit_y,
-            left + (x + self.size[1]) * unit_x,
-            top + (y + self.size[0]) * unit_y,
+        wide, high = right - left, bottom - top
+        return (  # multiplied before divided, so that an uncropped picture gives whole numbers
+            left + x * wide / self.scaled[1],
+            top + y * high / self.scaled[0],
+            left + (x + self.size[1]) * wide / self.scaled[1],
+            top + (y + self.size[0]) * high / self.scaled[0],
         )
 
     @property

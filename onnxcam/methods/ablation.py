@@ -17,9 +17,7 @@ _NO_SCORE = 1e-30
     needs=("drop",),
     options={"weight": ("drop", "slope", "blank-baseline")},
 )
-def ablation_cam(
-    e: Emitter, needs: Needs, weight: str = "drop"
-) -> tuple[gs.Tensor, gs.Tensor]:
+def ablation_cam(e: Emitter, needs: Needs, weight: str = "drop") -> tuple[gs.Tensor, gs.Tensor]:
     """Weights each unit by what the class score loses when the unit is switched off.
 
     Desai & Ramaswamy, Ablation-CAM, WACV 2020. y is the class score, y_k the score with every

@@ -77,7 +77,7 @@ METHODS: dict[str, Method] = {}
 
 
 @dataclass(frozen=True)
-class method:  # noqa: N801  a decorator
+class method:
     """Adds a row to the table; the docstring of the function gives formula and source."""
 
     name: str

@@ -1,0 +1,158 @@
+"""What a feature map is, and the kinds of operators that decide it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import onnx_graphsurgeon as gs
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A tensor that a map can be drawn on.
+
+    Attributes:
+        tensor: its name.
+        layout: "NCHW", "NHWC", or "NTC" for tokens.
+        units: the number of channels.
+        grid: height and width.
+        prefix: for tokens, how many stand before the grid (class and register tokens).
+        node: name and op of the node that makes it, e.g. "/layer4/Relu (Relu)".
+        reason: why it is a candidate, in words.
+    """
+
+    tensor: str
+    layout: str
+    units: int
+    grid: tuple[int, int]
+    prefix: int
+    node: str
+    reason: str
+
+    @property
+    def axis(self) -> int:
+        """The axis of the units."""
+        return 1 if self.layout == "NCHW" else -1
+
+
+MIXING = {  # operators that mix the channels of a map
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+    "Einsum",
+    "ConvInteger",
+    "MatMulInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QGemm",
+    "FusedConv",
+    "FusedMatMul",
+    "DeformConv",
+}
+VIEWS = {
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Identity",
+    "Dropout",
+    "Cast",
+    "Slice",
+    "Concat",
+    "Split",
+    "Gather",
+    "Pad",
+    "Expand",
+}
+POOLS = {
+    "MaxPool",
+    "AveragePool",
+    "LpPool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "GlobalLpPool",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceSum",
+    "Resize",
+    "Upsample",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "QLinearAveragePool",
+    "QLinearGlobalAveragePool",
+}
+ATTENTION = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"}
+_LAST_AXIS = {
+    "LayerNormalization",
+    "MatMul",
+    "Gemm",
+    "RMSNormalization",
+    "SkipLayerNormalization",
+    "SimplifiedLayerNormalization",
+}
+
+
+class Spatial(NamedTuple):
+    """How a tensor of rank 4 lies: its layout, number of units, and grid (h, w)."""
+
+    layout: str
+    units: int
+    grid: tuple[int, int]
+
+
+_SECOND_AXIS = {
+    "Conv",
+    "BatchNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "QLinearConv",
+}
+
+
+def feature_map(tensor: gs.Tensor, spatial: Spatial, prefix: int, reason: str) -> FeatureMap:
+    """The feature map that `tensor` is."""
+    node = tensor.inputs[0]
+    shown = f"{node.name} ({node.op})" if node.name else node.op
+    return FeatureMap(tensor.name, *spatial, prefix, shown, reason)
+
+
+def spatial_of(tensor: gs.Tensor) -> Spatial | None:
+    """Layout, units and grid of a tensor of rank 4 with more than one position, else None."""
+    shape = tensor.shape
+    if shape is None or len(shape) != 4 or not all(isinstance(n, int) for n in shape[1:]):
+        return None
+    layout = _layout(tensor)
+    units, grid = (shape[1], shape[2:]) if layout == "NCHW" else (shape[3], shape[1:3])
+    return Spatial(layout, units, (grid[0], grid[1])) if area(grid) > 1 else None
+
+
+def _layout(tensor: gs.Tensor) -> str:
+    """The layout that the nearest operator behind `tensor` works in."""
+    flip = {"NCHW": "NHWC", "NHWC": "NCHW"}
+    flips = 0
+    for _ in range(64):
+        if not tensor.inputs:
+            break
+        node = tensor.inputs[0]
+        if node.op in _LAST_AXIS:
+            return "NHWC" if flips % 2 == 0 else "NCHW"
+        if node.op in _SECOND_AXIS or node.op in POOLS:
+            break
+        if node.op == "Transpose" and len(node.attrs.get("perm", ())) == 4:
+            perm = list(node.attrs["perm"])
+            flips += perm in ([0, 2, 3, 1], [0, 3, 1, 2])
+        if node.op == "Concat":
+            layout = "NHWC" if node.attrs["axis"] in (3, -1) else "NCHW"
+            return layout if flips % 2 == 0 else flip[layout]
+        tensor = next((t for t in node.inputs if not isinstance(t, gs.Constant)), tensor)
+    return "NCHW" if flips % 2 == 0 else "NHWC"
+
+
+def area(grid: Iterable[int]) -> int:
+    """The number of positions of a grid."""
+    h, w = grid
+    return h * w

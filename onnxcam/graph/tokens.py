@@ -1,0 +1,119 @@
+"""Feature maps of token models: the normalised inputs of the attention blocks, on their grid."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from onnxcam.graph.feature import (
+    ATTENTION,
+    MIXING,
+    VIEWS,
+    FeatureMap,
+    Spatial,
+    area,
+    feature_map,
+    spatial_of,
+)
+from onnxcam.graph.paths import cuts, data_inputs
+
+
+def token_maps(path: list[gs.Node], image: str, size: tuple[int, int]) -> dict[str, FeatureMap]:
+    """The normalised inputs of the attention blocks, by tensor name.
+
+    Args:
+        path: the nodes from image to score, in order.
+        image: name of the image input.
+        size: its height and width.
+    """
+    on_path = {t.name for n in path for t in n.outputs} | {image}
+    batch = next(t for n in path for t in n.inputs if t.name == image).shape[0]
+    reason = "the normalised input of an attention block; class and register tokens left out"
+    tokens: dict[str, FeatureMap] = {}
+    for attention in _attentions(path):
+        ahead = _between(path, attention.outputs[0].name)
+        tensor = _projected(cuts(ahead, image), ahead, on_path, batch)
+        if tensor is None or tensor.name in tokens:
+            continue
+        spatial, prefix, shape = spatial_of(tensor), 0, tensor.shape
+        if spatial is None and len(shape) == 3 and all(isinstance(n, int) for n in shape[1:]):
+            before = (spatial_of(t) for n in ahead for t in n.outputs)
+            grids = [s.grid for s in before if s is not None]
+            laid = _grid(shape[1], grids[::-1], size)
+            if laid is not None:
+                spatial, prefix = Spatial("NTC", shape[2], laid[0]), laid[1]
+        if spatial is not None:
+            tokens[tensor.name] = feature_map(tensor, spatial, prefix, reason)
+    return tokens
+
+
+def _attentions(path: list[gs.Node]) -> list[gs.Node]:
+    """The nodes at which probabilities meet values: Softmax → … → MatMul, or a fused operator."""
+    found = []
+    for node in path:
+        if node.op in ATTENTION:
+            found.append(node)
+        if node.op == "Softmax" and node.outputs:
+            tensor = node.outputs[0]
+            for _ in range(6):
+                consumer = next(iter(tensor.outputs), None)
+                if consumer is None or not consumer.outputs:
+                    break
+                if consumer.op in ("MatMul", "Einsum"):
+                    if not any(isinstance(t, gs.Constant) for t in consumer.inputs):
+                        found.append(consumer)
+                    break
+                tensor = consumer.outputs[0]
+    return [n for n in found if n in path]
+
+
+def _between(path: list[gs.Node], sink: str) -> list[gs.Node]:
+    wanted, kept = {sink}, []
+    for node in reversed(path):
+        if any(t.name in wanted for t in node.outputs):
+            kept.append(node)
+            wanted.update(t.name for t in data_inputs(node))
+    return kept[::-1]
+
+
+def _projected(
+    found: list[gs.Tensor], ahead: list[gs.Node], on_path: set[str], batch: object
+) -> gs.Tensor | None:
+    """The last cut before an attention that a linear layer projects, seen through views.
+
+    Of a chain of views the earliest is taken that still has the batch first and the features that
+    are projected last: windows, sequence-first and flattened forms are looked through.
+    """
+    inside = {id(n) for n in ahead}
+    for i in range(len(found) - 1, -1, -1):
+        consumers = [n for n in found[i].outputs if id(n) in inside]
+        projected = any(
+            n.op in ATTENTION
+            or (n.op in MIXING and any(t.name and t.name not in on_path for t in n.inputs))
+            for n in consumers
+        )
+        if not projected or not found[i].shape:
+            continue
+        features, best = found[i].shape[-1], None
+        for tensor in found[i::-1]:
+            shape = tensor.shape or (None,)
+            if len(shape) in (3, 4) and shape[0] == batch and shape[-1] == features:
+                best = tensor
+            if tensor.inputs[0].op not in VIEWS:
+                break
+        return best
+    return None
+
+
+def _grid(
+    tokens: int, grids: list[tuple[int, int]], size: tuple[int, int]
+) -> tuple[tuple[int, int], int] | None:
+    """Grid and number of tokens before it: the nearest map's grid, else the image's aspect."""
+    for grid in grids:
+        if 0 <= tokens - area(grid) <= 16 and area(grid) > 1:
+            return grid, tokens - area(grid)
+    for prefix in range(17):
+        for h in range(2, tokens):
+            w, rest = divmod(tokens - prefix, h)
+            if not rest and w > 1 and h * size[1] == w * size[0]:
+                return (h, w), prefix
+    return None
