@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ import onnx
 
 from onnxcam import graph, labels, runtime
 from onnxcam.engine import Engine, Progress
-from onnxcam.errors import ModelError, OptionError, RuntimeFailure, TargetError
+from onnxcam.errors import ModelError, OptionError, PresetError, RuntimeFailure, TargetError
 from onnxcam.explainer import Program, Recipe, compile_program, recipe
 from onnxcam.explanation import Explanation, PictureExplanation
 from onnxcam.graph import Classifier, Model
@@ -67,6 +67,7 @@ class Explainer:
         provider: str = "auto",
         *,
         preset: Preset | str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        preset_fields: Mapping[str, Any] | None = None,
         class_names: Sequence[str] | None = None,
         ablation: str = "exact",
         units: Sequence[int] | None = None,
@@ -91,6 +92,7 @@ class Explainer:
             provider: "auto", "cpu", "cuda", "tensorrt", …
             preset: how a picture becomes a tensor: a `Preset`, a name, a JSON file, or its fields;
                 None looks beside and inside the model, and then at the picture.
+            preset_fields: fields that replace the preset's, e.g. `{"channel_order": "BGR"}`.
             class_names: names of the classes in index order.
             ablation: "exact", or "literal" for the slow reference.
             units: the units to weigh, or None for all.
@@ -131,6 +133,7 @@ class Explainer:
                 f"{len(self._class_names)} class names were given, but the model has "
                 f"{self.classifier.classes} classes"
             )
+        self._preset_fields = dict(preset_fields or {})
         self._preset, self._preset_reason = self._stated_preset(preset)
 
     @property
@@ -218,13 +221,18 @@ class Explainer:
             preset_reason=reason,
         )
 
-    def preset_for(self, pictures: Sequence[Picture]) -> tuple[Preset, str]:
+    @property
+    def preset(self) -> tuple[Preset | None, str]:
+        """The preset and where it came from; None where nothing states it and none was guessed."""
+        return self._preset, self._preset_reason
+
+    def preset_for(self, pictures: Iterable[Picture]) -> tuple[Preset, str]:
         """The preset for the model's input and where it came from; guessed from `pictures` if need.
 
-        A guess is made once and kept.
+        A guess is made once and kept. Where there is no need, `pictures` is not iterated.
         """
         if self._preset is None:
-            choice = self.preset_choice(pictures)
+            choice = self.preset_choice(list(pictures))
             self._preset, self._preset_reason = choice.preset, choice.reason
         return self._preset, self._preset_reason
 
@@ -235,7 +243,19 @@ class Explainer:
         dtype = str(image.dtype)
         producer = classifier.source.proto.producer_name
         tried = candidates(image.channels, size, image.layout, dtype, classifier.classes, producer)
-        return choose(tried, pictures, self.probabilities)
+        different: dict[Preset, Preset] = {}
+        for preset in map(self._fitted, tried):  # given fields can make two the same: keep one
+            different.setdefault(preset.replace(name="", source=""), preset)
+        return choose(list(different.values()), pictures, self.probabilities)
+
+    def _fitted(self, preset: Preset) -> Preset:
+        """`preset` with the fields that were given, fitted to the model's input."""
+        image, given = self.classifier.image, self._preset_fields
+        changed = preset.replace(**given)
+        if "layout" in given and changed.layout != image.layout:
+            raise PresetError(f"the model takes {image.layout} images, not {changed.layout}")
+        size = (None, None) if image.free else image.size
+        return adapt(changed, image.channels, size, image.layout, str(image.dtype))
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Class probabilities (N, classes): after softmax, or sigmoid where the model says so."""
@@ -278,9 +298,9 @@ class Explainer:
             reason = "preset from the model's metadata" if found is not None else ""
         if found is None:
             return None, ""
-        image = self.classifier.image
-        size = (None, None) if image.free else image.size
-        return adapt(found, image.channels, size, image.layout, str(image.dtype)), reason
+        if self._preset_fields:
+            reason += f", with {', '.join(self._preset_fields)} as given"
+        return self._fitted(found), reason
 
     def _fitting(self, images: Any) -> np.ndarray:
         image = self.classifier.image

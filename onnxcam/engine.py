@@ -44,14 +44,13 @@ class Engine:
         Images go through together where the budget allows, else in smaller batches; if one image
         passes it alone, its units go through in blocks.
         """
-        count, units = len(images), _units(program)
-        together = count
-        if program.classifier.batch is not None:
-            together = program.classifier.batch
-        elif program.single is not None:
-            together = self.memory // max(1, program.unit_bytes * len(units))
-        if program.single is None or together < 1:
-            return self._each(program, images, target, 1 if together < 1 else together, progress)
+        count, fixed = len(images), program.classifier.batch
+        if program.way == "literal":
+            together = fixed or 1
+        else:
+            together = self.memory // max(1, program.whole_bytes)
+        if program.way == "literal" or together < 1:
+            return self._each(program, images, target, max(1, together), progress)
         batches = [
             self._whole(program, images[i : i + together], target[i : i + together])
             for i in range(0, count, together)
@@ -59,9 +58,7 @@ class Engine:
         return _joined(batches)
 
     def _whole(self, program: Program, images: np.ndarray, target: np.ndarray) -> Results:
-        model = program.whole
-        assert model is not None
-        session = self.session((id(program), "whole"), model)
+        session = self.session((id(program), "whole"), program.whole)
         feeds = {program.classifier.image.name: images, TARGET: target}
         return tuple(session.run(feeds, OUTPUTS))
 

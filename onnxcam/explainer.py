@@ -30,7 +30,7 @@ from onnxcam.methods.table import Needs
 
 SCORES = ("logit", "probability")
 ABLATIONS = ("exact", "literal")
-TARGET, UNITS = "onnxcam/target", "onnxcam/units"
+TARGET, UNITS, DROP = "onnxcam/target", "onnxcam/units", "onnxcam/drop"
 OUTPUTS = ("onnxcam/scores", "onnxcam/chosen", "onnxcam/weights", "onnxcam/raw", "onnxcam/map")
 
 
@@ -97,36 +97,38 @@ def recipe(
     return Recipe(row, found, score, targets, ablation, chosen, patches_only, settings)
 
 
-@dataclass(frozen=True)
 class Program:
-    """The compiled explainer.
+    """The compiled explainer; its graphs are built when they are first asked for.
 
     Attributes:
         classifier: what is explained.
         recipe: how.
-        graph: the composed graph in blocks: it has a third input, the units to switch off.
-        single: the composed graph for all units at once, or None where only blocks will do.
+        way: "exact" or "literal".
         notes: what the user should know, in sentences.
     """
 
-    classifier: Classifier
-    recipe: Recipe
-    graph: gs.Graph
-    single: gs.Graph | None
-    notes: tuple[str, ...]
+    def __init__(
+        self, classifier: Classifier, what: Recipe, way: str, notes: tuple[str, ...]
+    ) -> None:
+        self.classifier, self.recipe, self.way, self.notes = classifier, what, way, notes
 
     @cached_property
-    def whole(self) -> Model | None:
-        """One model for everything: image, target → outputs."""
-        if self.single is None:
-            return None
+    def whole(self) -> Model:
+        """One model for all units: image, target → outputs."""
+        graph = _compose(self.classifier, self.recipe, self.way, blocks=False)
         inputs = [self.classifier.image.name, TARGET]
-        return extract(self.single, inputs, OUTPUTS, self.classifier.model)
+        return extract(graph, inputs, OUTPUTS, self.classifier.model)
+
+    @cached_property
+    def whole_bytes(self) -> int:
+        """Memory that the switched-off copies of all units take in `whole` for one image, about."""
+        return stack_bytes(self.whole, "onnxcam/")
 
     @cached_property
     def parts(self) -> tuple[Model, Model, Model]:
         """The same in three: trunk (image, target → …), body (…, units → drop), finish."""
-        graph, like = self.graph, self.classifier.model
+        graph = _compose(self.classifier, self.recipe, self.way, blocks=True)
+        like = self.classifier.model
 
         def behind(name: str) -> set[str]:
             return reached(graph, name, through=every_input)
@@ -150,35 +152,26 @@ class Program:
         return stack_bytes(self.parts[1])
 
 
-DROP = "onnxcam/drop"
-
-
 def compile_program(classifier: Classifier, what: Recipe) -> Program:
     """Builds the explainer of `what`; see `recipe`.
 
     Where the exact engine does not understand the head, the literal way is taken and noted.
     """
-    notes: list[str] = []
-    way = what.ablation
-    if classifier.batch is not None and way == "exact":
-        notes.append(
-            "the model's batch is fixed, so units are switched off one by one: this takes long"
+    if what.ablation == "literal":
+        return Program(classifier, what, "literal", ())
+    if classifier.batch is not None:
+        note = "the model's batch is fixed, so units are switched off one by one: this takes long"
+        return Program(classifier, what, "literal", (note,))
+    program = Program(classifier, what, "exact", ())
+    try:
+        program.whole  # noqa: B018  builds it
+    except Stuck as stuck:
+        note = (
+            f"the exact engine does not understand the head ({stuck}); units are switched off in "
+            "copies of the whole head instead, which takes long"
         )
-        way = "literal"
-    graph = single = None
-    if way == "exact":
-        try:
-            graph = _compose(classifier, what, way, blocks=True)
-            single = _compose(classifier, what, way, blocks=False)
-        except Stuck as stuck:
-            notes.append(
-                f"the exact engine does not understand the head ({stuck}); taking the "
-                "literal way, which takes long"
-            )
-            graph = single = None
-    if graph is None:
-        graph = _compose(classifier, what, "literal", blocks=True)
-    return Program(classifier, what, graph, single, tuple(notes))
+        return Program(classifier, what, "literal", (note,))
+    return program
 
 
 def _compose(classifier: Classifier, what: Recipe, way: str, blocks: bool) -> gs.Graph:
@@ -199,8 +192,9 @@ def _compose(classifier: Classifier, what: Recipe, way: str, blocks: bool) -> gs
     if blocks:
         units = gs.Variable(UNITS, np.dtype(np.int64), ["B"])
         graph.inputs.append(units)
-    elif what.units is not None:
-        units = e.tensor(np.array(what.units, np.int64))
+    elif what.units is not None or way == "literal":
+        every = range(what.layer.units) if what.units is None else what.units
+        units = e.tensor(np.array(every, np.int64))
     emit = ablate.exact if way == "exact" else ablate.literal
     drop = _float(e, emit(e, what.layer, asked, chosen, units, what.patches_only))
     drop = _rename(e, drop, DROP)

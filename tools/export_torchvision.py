@@ -47,6 +47,7 @@ def load_torchvision() -> tuple[Any, Any]:
     import torch
 
     _declare_ops(torch)
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused attention has no ONNX form
     try:
         from torchvision import models
     except Exception as error:
@@ -112,11 +113,12 @@ def calibrate(torch: Any, net: Any, images: Any) -> None:
 
 
 def images(torch: Any, count: int, size: int) -> Any:
-    """Random pictures (count, 3, size, size): large patches of colour under fine grain."""
+    """Random pictures (count, 3, size, size): patches of colour under fine grain, calm to loud."""
     patches = torch.nn.functional.interpolate(
         torch.randn(count, 3, 7, 7), (size, size), mode="bicubic"
     )
-    return patches + 0.5 * torch.randn(count, 3, size, size)
+    patches *= torch.linspace(0, 2, count).view(-1, 1, 1, 1)
+    return patches + torch.linspace(1, 0.3, count).view(-1, 1, 1, 1) * torch.randn(patches.shape)
 
 
 def export(
@@ -143,7 +145,7 @@ def export(
     torch.manual_seed(seed)
     side = size or SIZES.get(name, 224)
     net = models.get_model(name, weights=None, **OPTIONS.get(name, {})).eval()
-    calibrate(torch, net, images(torch, 4, side))
+    calibrate(torch, net, images(torch, 8, side))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (f"{name}.dynamo.onnx" if exporter == "dynamo" else f"{name}.onnx")
     axes: dict[str, Any] = {}

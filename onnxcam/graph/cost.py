@@ -6,28 +6,30 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.graph.model import Model, to_graph
-from onnxcam.graph.shapes import Shape, static_shapes
+from onnxcam.graph.shapes import Shape, Static, static_shapes
 
 
-def stack_bytes(model: Model) -> int:
-    """Bytes that tensors computed for one unit of one image take at the peak of `model`.
+def stack_bytes(model: Model, prefix: str = "") -> int:
+    """The most bytes that tensors named `prefix…` take at once while `model` runs for one image.
 
-    `model` is the body of an explainer: its free dimensions (batch and units) are bound to 1.
+    Free dimensions (the batch, a block of units) are bound to 1; weights do not count.
     """
     inputs: dict[str, Shape] = {
         t.name: tuple(n if isinstance(n, int) else 1 for n in t.shape or ())
         for t in to_graph(model).inputs
     }
     static = static_shapes(model, inputs)
-    return peak_bytes(to_graph(model), static.shapes, static.dtypes)
+    return peak_bytes(to_graph(model), static, prefix)
 
 
-def peak_bytes(graph: gs.Graph, shapes: dict[str, Shape], dtypes: dict[str, np.dtype]) -> int:
-    """The most bytes that are alive at once while the nodes run in order, weights left out."""
+def peak_bytes(graph: gs.Graph, static: Static, prefix: str = "") -> int:
+    """The most bytes alive at once in tensors named `prefix…` while the nodes run in order."""
 
     def size(t: gs.Tensor) -> int:
-        dtype = dtypes.get(t.name, np.dtype(np.float32))
-        return int(np.prod(shapes.get(t.name, ()), dtype=np.float64)) * dtype.itemsize
+        if not t.name.startswith(prefix):
+            return 0
+        dtype = static.dtypes.get(t.name, np.dtype(np.float32))
+        return int(np.prod(static.shapes.get(t.name, ()), dtype=np.float64)) * dtype.itemsize
 
     given = {t.name for t in graph.inputs}
     left: dict[str, int] = {}

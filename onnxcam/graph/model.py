@@ -8,40 +8,19 @@ the arrays, shared by all models made from one file, and ONNX Runtime takes them
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import numpy_helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxcam.errors import ModelError
+from onnxcam.graph.weights import INLINE_BYTES, KEPT_OUT, external, fill
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # its warnings (unnamed nodes, …) are not for our users
 
-INLINE_BYTES = 1024
-"""Weights up to this size stay in the graph: shapes and axes among them are read by passes."""
-
-_KEPT_OUT = {  # element types that both numpy and ONNX Runtime's Python binding know
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.DOUBLE,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.INT8,
-    onnx.TensorProto.UINT8,
-    onnx.TensorProto.INT32,
-    onnx.TensorProto.INT64,
-}
-_CONSTANT_TYPES = {
-    "value_float": np.float32,
-    "value_floats": np.float32,
-    "value_int": np.int64,
-    "value_ints": np.int64,
-}
-_MARK = "onnxcam:weights"
 _PROTO_LIMIT = 2**31 - 2**20
 
 
@@ -82,7 +61,7 @@ class Model:
         proto.CopyFrom(self.proto)
         for tensor in proto.graph.initializer:
             if tensor.name in self.weights:
-                _fill(tensor, self.weights[tensor.name])
+                fill(tensor, self.weights[tensor.name])
         return proto
 
     def files(self, name: str) -> dict[str, bytes]:
@@ -114,7 +93,7 @@ class Weight(gs.ir.tensor.LazyValues):
     def __init__(self, array: np.ndarray) -> None:
         """Wraps `array`; nothing is copied."""
         self.array = array
-        self.tensor = _external("", array)
+        self.tensor = external("", array)
         super().__init__(self.tensor)
 
     def load(self) -> np.ndarray:
@@ -125,7 +104,7 @@ class Weight(gs.ir.tensor.LazyValues):
 def constant(name: str, array: np.ndarray) -> gs.Constant:
     """A graph constant for `array`, kept beside the graph if it is large."""
     data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    large = array.nbytes > INLINE_BYTES and data_type in _KEPT_OUT
+    large = array.nbytes > INLINE_BYTES and data_type in KEPT_OUT
     return gs.Constant(name, Weight(array) if large else np.ascontiguousarray(array))
 
 
@@ -175,7 +154,7 @@ def to_model(graph: gs.Graph, like: Model, metadata: Mapping[str, str] | None = 
     proto = gs.export_onnx(graph, do_type_check=False)
     for tensor in proto.graph.initializer:
         if tensor.name in weights:
-            tensor.CopyFrom(_external(tensor.name, weights[tensor.name]))
+            tensor.CopyFrom(external(tensor.name, weights[tensor.name]))
     # Initializers are no graph inputs from IR 4 on; opset 18 wants IR 8.
     proto.ir_version = max(
         like.proto.ir_version,
@@ -214,120 +193,6 @@ def check(model: Model) -> None:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"not a valid ONNX graph: {str(error).strip().splitlines()[0]}") from error
-
-
-def detach(proto: onnx.ModelProto, folder: Path | None) -> Model:
-    """Takes the large weights out of `proto` and returns both, `proto` itself being spent.
-
-    External data is read from `folder` only (never from outside it), memory-mapped.
-
-    Raises:
-        ModelError: external data is missing, too short, or outside the model's folder.
-    """
-    weights: dict[str, np.ndarray] = {}
-    light = onnx.ModelProto()
-    graph = proto.graph
-    _constants_to_initializers(graph)
-    kept: list[onnx.TensorProto] = []
-    for tensor in graph.initializer:
-        external = tensor.data_location == onnx.TensorProto.EXTERNAL
-        array = _mapped(tensor, folder) if external else None
-        count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
-        if array is None and (tensor.data_type not in _KEPT_OUT or count * 8 <= INLINE_BYTES):
-            kept.append(tensor)
-            continue
-        if array is None:
-            array = _to_array(tensor)
-        if array.nbytes <= INLINE_BYTES or tensor.data_type not in _KEPT_OUT:
-            kept.append(numpy_helper.from_array(np.array(array), tensor.name))
-        else:
-            weights[tensor.name] = array
-            kept.append(_external(tensor.name, array))
-    # A field cleared in a protobuf arena keeps its memory: build a new message and drop the old.
-    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
-    del graph.initializer[:]
-    light.ParseFromString(proto.SerializeToString())
-    light.graph.initializer.extend(kept)
-    return Model(light, weights)
-
-
-def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    """Turns Constant nodes into initializers, so that there is one form of a constant."""
-    nodes = []
-    for node in graph.node:
-        given = node.attribute[0] if node.op_type == "Constant" and node.attribute else None
-        value = onnx.helper.get_attribute_value(given) if given is not None else None
-        if isinstance(value, onnx.TensorProto):
-            graph.initializer.add().CopyFrom(value)
-        elif given is not None and given.name in _CONSTANT_TYPES:
-            array = np.array(value, _CONSTANT_TYPES[given.name])
-            graph.initializer.add().CopyFrom(numpy_helper.from_array(array))
-        else:
-            nodes.append(node)
-            continue
-        graph.initializer[-1].name = node.output[0]
-    kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def _external(name: str, array: np.ndarray) -> onnx.TensorProto:
-    tensor = onnx.TensorProto(
-        name=name,
-        dims=array.shape,
-        data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
-        data_location=onnx.TensorProto.EXTERNAL,
-    )
-    tensor.external_data.add(key="location", value=_MARK)
-    return tensor
-
-
-def _fill(tensor: onnx.TensorProto, array: np.ndarray) -> None:
-    tensor.ClearField("external_data")
-    tensor.ClearField("data_location")
-    tensor.raw_data = np.ascontiguousarray(array).tobytes()
-
-
-def _to_array(tensor: onnx.TensorProto) -> np.ndarray:
-    try:
-        array = numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
-        raise ModelError(
-            f"weight {tensor.name!r} is damaged: its data does not fill the shape "
-            f"{tuple(tensor.dims)}; the file may be cut short, export or download it again"
-        ) from error
-    return np.asarray(array)
-
-
-def _mapped(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
-    entries = {e.key: e.value for e in tensor.external_data}
-    location = entries.get("location", "")
-    where = f"weight {tensor.name!r} is kept in {location!r}"
-    if folder is None:
-        raise ModelError(f"{where}, but the model came from memory; give the model as a path")
-    path = folder / location
-    inside = os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
-    if not location or os.path.isabs(location) or not inside:
-        raise ModelError(f"{where}, outside the model's folder; refused for safety, move the file")
-    if not path.is_file():
-        raise ModelError(f"{where}, which is missing; put that file beside the model")
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    try:
-        offset = int(entries.get("offset", 0) or 0)
-        count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
-        if offset < 0 or offset + count * dtype.itemsize > path.stat().st_size:
-            raise ValueError("too short")
-        shape = tuple(tensor.dims)
-        return (
-            np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
-            if count
-            else np.empty(shape, dtype)
-        )
-    except (ValueError, OSError) as error:
-        raise ModelError(
-            f"{where}, which is too short for the shape {tuple(tensor.dims)}; "
-            "the file may be cut short, export or download it again"
-        ) from error
 
 
 def _all_nodes(graph: gs.Graph) -> list[gs.Node]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import stat
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import inliner
 
 from onnxcam.errors import ModelError
-from onnxcam.graph.model import Model, detach
+from onnxcam.graph.model import Model
+from onnxcam.graph.weights import INLINE_BYTES, Fetch, detach
+from onnxcam.graph.wire import Malformed, Span, skim
 
 MAX_BYTES = 8 << 30
 """Largest model file that is read unless the caller allows more."""
@@ -39,21 +45,24 @@ def read_model(
     Raises:
         ModelError: not a file, not ONNX, damaged, too large, or with weights that are missing.
     """
-    folder = None
+    folder: Path | None = None
+    fetch: dict[int, Fetch] = {}
     if isinstance(source, onnx.ModelProto):
         proto, name = onnx.ModelProto(), "the model"
         proto.CopyFrom(source)
     elif isinstance(source, bytes):
-        proto, name = _parse(source, "the model"), "the model"
+        name = "the model"
+        proto, fetch = _parse(memoryview(source), name, None)
     else:
         path = Path(source)
-        proto, name, folder = _parse(_content(path, max_bytes), str(path)), str(path), path.parent
+        name, folder = str(path), path.parent
+        proto, fetch = _read_file(path, max_bytes)
     if not proto.graph.node:
         raise ModelError(f"{name} holds no graph: it is empty, damaged, or no ONNX model")
     if not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
         version = 1 if proto.ir_version < 3 else onnx.defs.onnx_opset_version()
         proto.opset_import.add(domain="", version=version)
-    model = detach(proto, folder)
+    model = Model(*detach(proto, folder, fetch))
     del proto
     constants = {t.name for t in model.proto.graph.initializer}
     inputs = [i for i in model.proto.graph.input if i.name not in constants]
@@ -65,7 +74,7 @@ def read_model(
     return model
 
 
-def _content(path: Path, max_bytes: int) -> bytes:
+def _read_file(path: Path, max_bytes: int) -> tuple[onnx.ModelProto, dict[int, Fetch]]:
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the .onnx file inside it")
     try:
@@ -75,25 +84,53 @@ def _content(path: Path, max_bytes: int) -> bytes:
                 f"{path} has {size:,} bytes, more than the limit of {max_bytes:,}; "
                 "raise it with --max-model-bytes if the file is to be trusted"
             )
-        content = path.read_bytes()
+        if not size:
+            raise ModelError(f"{path} is empty; export or download the model again")
+        with path.open("rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ModelError(f"{path} is a device, not a file; give an .onnx file")
+            with (
+                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+                memoryview(mapped) as view,
+            ):
+                return _parse(view, str(path), path)
     except FileNotFoundError:
         raise ModelError(f"there is no file {path}; check the path") from None
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
-    if not content:
-        raise ModelError(f"{path} is empty; export or download the model again")
-    return content
 
 
-def _parse(content: bytes, name: str) -> onnx.ModelProto:
+def _parse(
+    buffer: memoryview, name: str, path: Path | None
+) -> tuple[onnx.ModelProto, dict[int, Fetch]]:
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(content)
-    except DecodeError:
+        light, spans = skim(buffer, INLINE_BYTES)
+        proto.ParseFromString(light)
+    except (Malformed, DecodeError):
         for offset, magic, what in _OTHERS:
-            if content[offset : offset + len(magic)] == magic:
+            if bytes(buffer[offset : offset + len(magic)]) == magic:
                 raise ModelError(f"{name} is no ONNX model but {what}; export it to ONNX") from None
         raise ModelError(
             f"{name} is no ONNX model, or is cut short or damaged; export or download it again"
         ) from None
-    return proto
+    held = None if path is not None else bytes(buffer)
+    return proto, {i: partial(_data, path, held, span) for i, span in spans.items()}
+
+
+def _data(
+    path: Path | None, held: bytes | None, span: Span, dtype: np.dtype, shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """The array of a span: read from the file, or a copy of what is held in memory."""
+    count = int(np.prod(shape, dtype=np.float64))
+    if count * dtype.itemsize != span.length:
+        return None
+    if held is not None:
+        return np.frombuffer(held, dtype, count, span.start).reshape(shape).copy()
+    assert path is not None
+    array = np.empty(shape, dtype)
+    with path.open("rb") as stream:
+        stream.seek(span.start)
+        if stream.readinto(array.reshape(-1).view(np.uint8).data) != span.length:
+            return None
+    return array

@@ -1,0 +1,347 @@
+"""`onnxcam explain`: heat maps for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxcam.cli import names, options, show
+from onnxcam.cli.options import option
+from onnxcam.errors import PictureError, PresetError, RuntimeFailure
+
+if TYPE_CHECKING:
+    from onnxcam.api import Explainer
+    from onnxcam.explanation import PictureExplanation
+    from onnxcam.image import Picture
+
+FOR_THE_PRESET = 4
+"""Pictures that a preset is guessed from, where nothing states one."""
+ENOUGH_PIXELS = 50_000_000
+"""Fewer pictures if they are as large as this together: they are in memory at once."""
+
+_METHOD, _RESULT, _RUN = "Method", "Results", "Running"
+
+
+class ExplainCommand(options.Command):
+    """A command with the options of the methods, read from the method table when they are needed."""
+
+    _of_methods: list[click.Parameter] | None = None
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The declared parameters and those of the method table."""
+        if self._of_methods is None:
+            self._of_methods = method_options()
+        return super().get_params(ctx) + self._of_methods
+
+
+def method_options() -> list[click.Parameter]:
+    """An option of the command line for every option of a method."""
+    from onnxcam.methods import METHODS
+
+    takers: dict[str, dict[str, tuple[Any, ...]]] = {}
+    for method in METHODS.values():
+        for key, values in method.options.items():
+            takers.setdefault(key, {})[method.name] = values
+    found: list[click.Parameter] = []
+    for key, by_method in takers.items():
+        values = list(dict.fromkeys(str(v) for allowed in by_method.values() for v in allowed))
+        says = "; ".join(f"{name} [default: {vs[0]}]" for name, vs in by_method.items())
+        found.append(
+            options.Option(
+                [f"--{key.replace('_', '-')}", f"method:{key}"],
+                type=click.Choice(values), section=_METHOD, help=f"For {says}.",
+            )
+        )  # fmt: skip
+    return found
+
+
+@click.command(cls=ExplainCommand)
+@click.argument("model", type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@option(
+    *("--target", "-t"),
+    multiple=True,
+    metavar="CLASS",
+    section=_METHOD,
+    help="A class by index or name, or top5 for the five best. Repeatable [default: top1].",
+)
+@option(
+    *("--method", "-m"),
+    metavar="NAME",
+    default="ablation-cam",
+    show_default=True,
+    section=_METHOD,
+    help="How to explain ('onnxcam methods' lists them).",
+)
+@option(
+    "--score",
+    type=click.Choice(["logit", "probability"]),
+    default="logit",
+    show_default=True,
+    section=_METHOD,
+    help="What is explained: before or after a final softmax or sigmoid.",
+)
+@option(
+    "--ablation",
+    type=click.Choice(["exact", "literal"]),
+    default="exact",
+    show_default=True,
+    section=_METHOD,
+    help="literal: the slow reference, one run of the head for each unit.",
+)
+@option("--units", type=options.UNITS, section=_METHOD, help="Only these units, e.g. 0-99,120.")
+@option(
+    "--patches-only",
+    is_flag=True,
+    section=_METHOD,
+    help="On token models, leave class tokens untouched when a unit goes off.",
+)
+@options.layer_option
+@options.labels_option
+@option(
+    *("--to", "-o"),
+    metavar="PATH",
+    section=_RESULT,
+    help="A folder, or for one picture a file: .png .jpg .webp, or .npz .npy .json for data alone "
+    "[default: <picture>.<method>.png in the current folder].",
+)
+@option(
+    "--kind",
+    type=click.Choice(["figure", "overlay", "none"]),
+    default="figure",
+    show_default=True,
+    section=_RESULT,
+    help="Picture, heat map and overlay side by side; the overlay alone; or no picture.",
+)
+@option("--colormap", metavar="NAME", section=_RESULT, help="Such as viridis [default: inferno].")
+@option(
+    "--alpha",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    section=_RESULT,
+    help="Share of the colours in the overlay.",
+)
+@option(
+    "--raw",
+    type=click.Choice(["npz", "npy"]),
+    section=_RESULT,
+    help="Also write the raw map: .npz with scores and weights, .npy the map alone.",
+)
+@option(
+    *("--json", "as_json"),
+    is_flag=True,
+    section=_RESULT,
+    help="Print the facts as JSON, and nothing else.",
+)
+@option("--force", is_flag=True, section=_RESULT, help="Replace files that exist.")
+@option(*("--quiet", "-q"), is_flag=True, section=_RESULT, help="Print errors only.")
+@option(
+    "--provider",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    section=_RUN,
+    help="auto, cpu, cuda, tensorrt, openvino, coreml, directml, rocm.",
+)
+@option(
+    "--memory",
+    type=options.BYTES,
+    section=_RUN,
+    help="For switched-off copies at once, e.g. 512MB [default: 1GB; on a GPU half of what is "
+    "free].",
+)
+@option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    section=_RUN,
+    help="CPU threads [default: all cores].",
+)
+@options.model_options
+@options.preset_options
+@click.pass_context
+def explain(ctx: click.Context, model: str, pictures: tuple[str, ...], **given: Any) -> None:
+    """Draw what a classifier looked at.
+
+    PICTURES are files, folders or patterns such as 'photos/**/*.jpg'.
+
+    \b
+    Examples:
+      onnxcam explain model.onnx dog.jpg
+      onnxcam explain model.onnx dog.jpg --target "golden retriever" --target 281
+      onnxcam explain model.onnx photos/ --target top5 --to heat/
+      onnxcam explain model.onnx dog.jpg --layer -2 --kind overlay -o heat.jpg
+      onnxcam explain model.onnx dog.jpg --preset imagenet --channel-order BGR
+      onnxcam explain model.onnx dog.jpg --json --kind none
+    """  # fmt: skip
+    from onnxcam.api import Explainer
+    from onnxcam.image import colour, find_pictures
+
+    paths = find_pictures(pictures)
+    methods = {key.removeprefix("method:"): v for key, v in given.items() if ":" in key and v}
+    explainer = Explainer(
+        model, given["method"], given["layer"], given["score"], given["provider"],
+        class_names=options.class_names(given), ablation=given["ablation"], units=given["units"],
+        patches_only=given["patches_only"], memory=given["memory"], threads=given["threads"],
+        **options.loading(given), **options.picturing(given), **methods,
+    )  # fmt: skip
+    if given["colormap"]:
+        colour([[0.0]], given["colormap"])  # a wrong name is said before the work
+    method = explainer.recipe.method.name
+    paths, left_out = _without_results(paths)
+    target = _target(given["target"], explainer)
+    places = names.places(paths, given["to"], method, given["kind"], given["raw"])
+    if not isinstance(target, str):  # the files of the best five are known when they are
+        slugs = names.slugs(explainer.labels, target) or ["top1"]
+        files = [file for place in places for file in place.files(slugs)]
+        names.check(files, [Path(model), *paths], given["force"])
+    names.check_folder(Path(places[0].base).parent)
+    job = _Job(explainer, target, given, [Path(model), *paths])
+    with show.Bar(len(paths), given["quiet"]) as bar:
+        job.run(paths, places, bar, left_out)
+    if given["as_json"]:
+        show.document(job.facts)
+    if job.failed:
+        for path, error in job.failed:
+            click.echo(f"Error: {_told(path, error)}", err=True)
+        if len(paths) > 1:
+            click.echo(f"{len(job.failed)} of {len(paths)} pictures failed", err=True)
+        ctx.exit(1)
+
+
+class _Job:
+    """All pictures of one call, one after the other."""
+
+    def __init__(
+        self, explainer: Explainer, target: str | list[int], given: dict[str, Any], read: list[Path]
+    ) -> None:
+        self.explainer, self.target, self.given, self.read = explainer, target, given, read
+        self.facts: list[dict[str, Any]] = []
+        self.failed: list[tuple[Path, Exception]] = []
+        self._silent = given["quiet"] or given["as_json"]
+        self._noted: set[str] = set()
+
+    def run(
+        self,
+        paths: Sequence[Path],
+        places: Sequence[names.Place],
+        bar: show.Bar,
+        left_out: int,
+    ) -> None:
+        """Explains the pictures; those that cannot be read or run are kept for the end."""
+        try:
+            self.explainer.preset_for(self._readable(paths))
+        except PresetError:
+            if self._any_readable(paths):
+                raise
+        self._headline(left_out)
+        for number, (path, place) in enumerate(zip(paths, places, strict=True)):
+            bar.start(number, path.name)
+            try:
+                found = self.explainer.explain(path, self.target or None, bar)
+                written = self._write(found, place)
+            except (PictureError, PresetError, RuntimeFailure) as error:
+                self.failed.append((path, error))
+                self.facts.append({"file": str(path), "error": _told(path, error)})
+                continue
+            bar.clear()
+            self._tell(path, found, written)
+
+    def _readable(self, paths: Sequence[Path]) -> Iterator[Picture]:
+        from onnxcam.image import read_picture
+
+        count = pixels = 0
+        for path in paths:
+            if count == FOR_THE_PRESET or pixels > ENOUGH_PIXELS:
+                return
+            try:
+                picture = read_picture(path, max_pixels=self.explainer.max_pixels)
+            except PictureError:
+                continue
+            count, pixels = count + 1, pixels + picture.width * picture.height
+            yield picture
+
+    def _any_readable(self, paths: Sequence[Path]) -> bool:
+        return next(self._readable(paths), None) is not None
+
+    def _headline(self, left_out: int) -> None:
+        if self._silent:
+            return
+        explainer = self.explainer
+        classifier, recipe = explainer.classifier, explainer.recipe
+        layer, settings = recipe.layer, [f"score {recipe.score}"]
+        settings += [f"{key} {value}" for key, value in recipe.settings]
+        reason = explainer.preset[1]
+        height, width = layer.grid
+        rows = [
+            ("model", f"{classifier.name}, {classifier.classes} classes"),
+            ("layer", f"{layer.tensor}, {layer.units} units on {height}×{width}"),
+            ("method", ", ".join([recipe.method.title, *settings])),
+            ("provider", explainer.device.provider),
+        ]
+        if reason:
+            rows.append(("preset", reason.removeprefix("preset ")))
+        if left_out:
+            rows.append(("note", f"{left_out} heat maps of earlier runs left out"))
+        show.facts(rows)
+        click.echo()
+
+    def _write(self, found: PictureExplanation, place: names.Place) -> list[str]:
+        given = self.given
+        classes = [int(index) for index in found.target.reshape(-1)]
+        files = place.files(names.slugs(found.labels, classes))
+        names.check(files, self.read, given["force"])
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        for index, file in enumerate(files):
+            drawn = place.picture is not None and index < len(classes)
+            how = {key: given[key] for key in ("kind", "colormap", "alpha")} if drawn else {}
+            found.save(file, given["force"], **how, **({"index": index} if drawn else {}))
+        return [str(file) for file in files]
+
+    def _tell(self, path: Path, found: PictureExplanation, written: list[str]) -> None:
+        self.facts.append({"file": str(path), "written": written, **found.facts()})
+        if self._silent:
+            return
+        targets = found.facts()["targets"]
+        for number, target in enumerate(targets):
+            name, index, score = target["label"], target["index"], target["score"]
+            which = name if name == f"class {index}" else f"{name} ({index})"
+            own = written[number:] if number == len(targets) - 1 else written[number : number + 1]
+            if len(written) < len(targets):  # data alone: one file for all
+                own = written if number == 0 else []
+            arrow = f" -> {', '.join(own)}" if own else ""
+            click.echo(f"{path}: {which}, {found.score} {score:.4g}{arrow}")
+        for note in found.notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                click.echo(f"note: {note}")
+
+
+def _target(texts: Sequence[str], explainer: Explainer) -> str | list[int]:
+    """Class indices in the order given, "topN", or nothing for the best."""
+    from onnxcam.labels import resolve_target
+
+    if any(text.lower().startswith("top") and text[3:].isdigit() for text in texts):
+        if len(texts) > 1:
+            raise click.UsageError("--target topN stands alone, without further --target")
+        return texts[0]
+    classes = explainer.classifier.classes
+    return list(dict.fromkeys(resolve_target(t, explainer.labels, classes) for t in texts))
+
+
+def _without_results(paths: list[Path]) -> tuple[list[Path], int]:
+    """The pictures without heat maps that earlier runs left among them, and how many those are."""
+    from onnxcam.methods import METHODS
+
+    kept = [path for path in paths if not names.is_result(path, list(METHODS))]
+    return (kept, len(paths) - len(kept)) if kept else (paths, 0)
+
+
+def _told(path: Path, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if str(path) in text else f"{path}: {text}"

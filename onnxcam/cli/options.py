@@ -1,0 +1,234 @@
+"""Options that several commands share, how their values are written, and help in sections."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+PRESET_FIELDS = (
+    *("size", "resize", "resize_to", "crop", "crop_fraction", "interpolation", "fill"),
+    *("channel_order", "scale", "mean", "std", "layout"),
+)
+MOST_UNITS = 1_000_000  # in one --units: a slip such as 0-9999999999 must not fill the memory
+
+
+class Parsed(click.ParamType):
+    """A value that `parse` makes of the text; `form` says how it is written."""
+
+    def __init__(self, name: str, form: str, parse: Callable[[str], Any]) -> None:
+        """Names the type; `parse` raises ValueError for what it does not understand."""
+        self.name, self.form, self.parse = name, form, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, or a usage error that says how to write it."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            self.fail(f"{value!r} is not {self.form}", param, ctx)
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
+    if not found:
+        raise ValueError
+    size = int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+    if size < 1:
+        raise ValueError
+    return size
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = [int(side) for side in re.split(r"[x×,]", text.lower())]
+    height, width = sides * 2 if len(sides) == 1 else sides
+    return height, width
+
+
+def _number(text: str) -> float:
+    return float(Fraction(text)) if "/" in text else float(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(_number(part) for part in text.strip("[]() ").split(","))
+
+
+def _units(text: str) -> list[int]:
+    found: list[int] = []
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if not ends:
+            raise ValueError
+        first, last = int(ends[1]), int(ends[2] or ends[1])
+        if last < first or last - first >= MOST_UNITS:
+            raise ValueError
+        found.extend(range(first, last + 1))
+    return list(dict.fromkeys(found))
+
+
+def _feed(text: str) -> tuple[str, Any]:
+    name, given, value = text.partition("=")
+    if not (name and given):
+        raise ValueError
+    if value.lower().endswith(".npy") and Path(value).is_file():
+        import numpy as np
+
+        return name, np.load(value, allow_pickle=False)
+    return name, json.loads(value)
+
+
+BYTES = Parsed("bytes", "a number of bytes, such as 512MB or 2GB", _bytes)
+SIZE = Parsed("size", "a size: 224, or height x width as in 224x192", _size)
+NUMBER = Parsed("number", "a number, such as 0.017 or 1/255", _number)
+NUMBERS = Parsed("numbers", "one number or one per channel, such as 0.485,0.456,0.406", _numbers)
+UNITS = Parsed("units", "a list of units, such as 0-99,120", _units)
+FEED = Parsed("name=value", "NAME=VALUE, where VALUE is JSON or an existing .npy file", _feed)
+
+
+class Option(click.Option):
+    """An option that is listed under the heading `section` in the help."""
+
+    def __init__(self, *args: Any, section: str = "Options", **settings: Any) -> None:
+        """As for click.Option."""
+        super().__init__(*args, **settings)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command whose help lists the options in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes one list of options for each section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+
+
+def option(*names: str, section: str = "Options", **settings: Any) -> Callable[[F], F]:
+    """A click option under a heading."""
+    return click.option(*names, cls=Option, section=section, **settings)
+
+
+def _together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+_MODEL, _PICTURE = "Model", "Preprocessing (each replaces that part of the preset)"
+
+model_options: Callable[[Any], Any] = _together(
+    option("--input", metavar="NAME", section=_MODEL, help="The image input, if there are several."),
+    option("--output", metavar="NAME", section=_MODEL, help="The output with the class scores."),
+    option(
+        *("--feed", "feeds"), type=FEED, multiple=True, metavar="NAME=VALUE", section=_MODEL,
+        help="A value for another input: JSON, or a .npy file. Repeatable.",
+    ),
+    option(
+        "--max-model-bytes", type=BYTES, section=_MODEL, help="Largest model file [default: 8GB]."
+    ),
+)  # fmt: skip
+
+preset_options: Callable[[Any], Any] = _together(
+    option(
+        *("--preset",), metavar="NAME|FILE", section=_PICTURE,
+        help="A known preset by name, or a JSON file. Without it: a file beside the model, the "
+        "model's metadata, or what fits the pictures best.",
+    ),
+    option("--size", type=SIZE, section=_PICTURE, help="Input size: 224, or HEIGHTxWIDTH."),
+    option(
+        "--resize", metavar="HOW", section=_PICTURE,
+        help="none, stretch, shortest_side, center_square_then_stretch or letterbox.",
+    ),
+    option("--resize-to", type=int, metavar="PIXELS", section=_PICTURE,
+           help="Shortest side after resizing, before the crop."),
+    option("--crop", metavar="HOW", section=_PICTURE, help="center or none."),
+    option("--crop-fraction", type=float, metavar="SHARE", section=_PICTURE,
+           help="In place of --resize-to: crop over resized side, e.g. 0.875."),
+    option("--letterbox", is_flag=True, section=_PICTURE,
+           help="The whole picture with bars: --resize letterbox --crop none."),
+    option("--fill", type=int, metavar="GREY", section=_PICTURE, help="Grey of bars, 0 to 255."),
+    option("--interpolation", metavar="HOW", section=_PICTURE,
+           help="nearest, box, bilinear, hamming, bicubic or lanczos."),
+    option("--channel-order", metavar="ORDER", section=_PICTURE, help="RGB, BGR or GRAY."),
+    option("--scale", type=NUMBER, section=_PICTURE,
+           help="Factor on pixels of 0 to 255, e.g. 1/255; then minus mean, over std."),
+    option("--mean", type=NUMBERS, section=_PICTURE, help="One number, or one per channel."),
+    option("--std", type=NUMBERS, section=_PICTURE, help="One number, or one per channel."),
+    option("--layout", metavar="LAYOUT", section=_PICTURE,
+           help="NCHW or NHWC: stops if the model takes the other."),
+    option("--max-pixels", type=click.IntRange(min=1), metavar="NUMBER", section=_PICTURE,
+           help="Largest picture [default: 100000000]."),
+)  # fmt: skip
+
+layer_option: Callable[[Any], Any] = option(
+    "--layer",
+    metavar="LAYER",
+    help="Feature map: tensor, node, or position from the end, such as -2 ('onnxcam inspect' "
+    "lists them) [default: the last before pooling].",
+)
+
+labels_option: Callable[[Any], Any] = option(
+    "--labels",
+    metavar="FILE",
+    help="Class names: one per line, or JSON [default: from the model, or ImageNet's for 1000].",
+)
+
+force_option: Callable[[Any], Any] = option(
+    "--force", is_flag=True, help="Replace files that exist."
+)
+
+json_option: Callable[[Any], Any] = option(
+    *("--json", "as_json"), is_flag=True, help="Print JSON and nothing else."
+)
+
+
+def loading(given: dict[str, Any]) -> dict[str, Any]:
+    """What `onnxcam.load` wants of the model options."""
+    from onnxcam.graph.read import MAX_BYTES
+
+    return {
+        "image": given["input"],
+        "output": given["output"],
+        "inputs": dict(given["feeds"]),
+        "max_bytes": given["max_model_bytes"] or MAX_BYTES,
+    }
+
+
+def picturing(given: dict[str, Any]) -> dict[str, Any]:
+    """What `onnxcam.Explainer` wants of the preset options."""
+    from onnxcam.image import MAX_PIXELS
+
+    fields = {key: given[key] for key in PRESET_FIELDS if given[key] is not None}
+    if given["letterbox"]:
+        fields = {"resize": "letterbox", "crop": "none"} | fields
+    return {
+        "preset": given["preset"],
+        "preset_fields": fields,
+        "max_pixels": given["max_pixels"] or MAX_PIXELS,
+    }
+
+
+def class_names(given: dict[str, Any]) -> list[str] | None:
+    """The names in the file of --labels, if one was given."""
+    from onnxcam.labels import read_labels
+
+    return read_labels(given["labels"]) if given["labels"] else None

@@ -1,0 +1,97 @@
+"""What the commands print: facts in two columns, tables, and a bar for long work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+PATIENCE = 0.7  # seconds of work before a bar appears
+BAR = 24  # characters
+
+
+def width() -> int | None:
+    """Columns of the terminal; None where the output goes to a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> None:
+    """Prints names and values in two columns; long values are wrapped on a terminal."""
+    rows = list(rows)
+    indent = max(len(name) for name, _ in rows) + 2
+    columns = width()
+    for name, value in rows:
+        if columns is not None:
+            value = click.wrap_text(value, max(columns, 40), subsequent_indent=" " * indent,
+                                    initial_indent=" " * indent).lstrip()  # fmt: skip
+        click.echo(f"{name:<{indent}}{value}")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> None:
+    """Prints a table; the columns whose header is in `right` are aligned to the right."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        cells = [
+            f"{cell:>{wide}}" if title in right.split() else f"{cell:<{wide}}"
+            for cell, wide, title in zip(line, widths, header, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def document(value: Any) -> None:
+    """Prints JSON."""
+    click.echo(json.dumps(value, indent=2))
+
+
+class Bar:
+    """A line on the terminal that says how far the work is; elsewhere nothing.
+
+    Calling it with (done, all) reports the units of the picture at hand.
+    """
+
+    def __init__(self, pictures: int, quiet: bool) -> None:
+        """A bar for so many pictures; it shows itself only when the work takes long."""
+        self.pictures, self.done, self.name = pictures, 0, ""
+        self._live = sys.stderr.isatty() and not quiet
+        self._shown = False
+        self._next = time.monotonic() + PATIENCE
+
+    def start(self, done: int, name: str) -> None:
+        """Says which picture is begun and how many are done."""
+        self.done, self.name = done, name
+        self(0, 0)
+
+    def __call__(self, done: int, units: int) -> None:
+        """Reports that `done` of `units` are done."""
+        now = time.monotonic()
+        if not self._live or now < self._next:
+            return
+        self._next = now + 0.1
+        share = (self.done + (done / units if units else 0)) / self.pictures
+        full = "#" * round(BAR * share)
+        text = f"[{full:<{BAR}}] {share:4.0%}"
+        text += f"  picture {self.done + 1} of {self.pictures}" if self.pictures > 1 else ""
+        text += f"  unit {done} of {units}" if units else ""
+        columns = shutil.get_terminal_size().columns
+        self.clear()
+        click.echo(f"{text}  {self.name}"[: columns - 1], err=True, nl=False)
+        self._shown = True
+
+    def clear(self) -> None:
+        """Takes the bar off the terminal, so that other lines can be printed."""
+        if self._shown:
+            blank = " " * (shutil.get_terminal_size().columns - 1)
+            click.echo(f"\r{blank}\r", err=True, nl=False)
+            self._shown = False
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()

@@ -1,0 +1,527 @@
+"""The exact ablation: every row of its op table, and whole heads, against masking and rerunning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import models
+from models import close, drops, images, run, weight
+from onnxcam import Explainer
+from onnxcam.ablate.rules import RULES
+from onnxcam.ablate.state import Batch, Delta, Lane
+
+K, H, W = 6, 6, 5  # units and grid of the feature map `a`
+C = 5  # classes
+TARGETS = [3, 0, 4]
+
+
+# What the operator under test is given: the feature map itself or something behind it.
+BEFORE = {
+    "zero": "x0 = Identity(a)",  # switched-off elements are 0
+    "off": "x0 = Sigmoid(a)",  # … are something else
+    "delta": "x0 = Conv(a, w1)",  # the units are mixed by an affine operator
+    "batch": "d0 = Conv(a, w1) x0 = Softplus(d0)",  # … and a non-linear one came behind
+}
+KIND = {Lane: "lane", Delta: "delta", Batch: "batch", type(None): "-"}
+
+
+@dataclass
+class Case:
+    """An operator with attributes, and the state that its rule gives for each state before it.
+
+    Attributes:
+        body: its nodes: `x0`, of shape (N, 6, 6, 5), to `z`; `u` is an untouched tensor of the same
+            shape, `s` an untouched (N, 6, 1, 1).
+        states: what the rule gives, as the four keys of BEFORE: l(ane), d(elta), - (no answer: the
+            operator runs on the stack), or a space where there is no such run to be had.
+        weights: constants that `body` names.
+        positive: the values are all above zero.
+        opset: of the model.
+        outputs: which node's rule is meant, where the operator comes several times: its output.
+    """
+
+    body: str
+    states: str
+    weights: dict[str, Any] = field(default_factory=dict)
+    positive: bool = False
+    opset: int = 18
+    output: str = ""
+
+
+def number(value: float) -> np.ndarray:
+    return np.array(value, np.float32)
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+CHANNEL = weight(K, 1, 1, seed=20) + 2
+SCALE, ZERO = number(0.05), np.array(100, np.uint8)
+
+
+def pointwise(op: str, states: str = "ll--", attributes: str = "", **options: Any) -> list[Case]:
+    return [Case(f"z = {op} {attributes} (x0)", states, **options)]
+
+
+def binary(op: str, scalar: str, untouched: str, **options: Any) -> list[Case]:
+    """With a number, a constant for each channel, an untouched tensor, from both sides, itself."""
+    return [
+        Case(f"z = {op}(x0, c)", scalar, {"c": number(1.7)}, **options),
+        Case(f"z = {op}(x0, c)", scalar, {"c": CHANNEL}, **options),
+        Case(f"z = {op}(x0, u)", untouched, **options),
+        Case(f"z = {op}(x0, s)", untouched, **options),
+    ]
+
+
+def views(op: str, states: str, *rest: Case) -> list[Case]:
+    return [Case(op, states), *rest]
+
+
+POOL = "kernel_shape = [3, 2], strides = [2, 1], pads = [1, 0, 1, 1]"
+
+SPECS: dict[str, list[Case]] = {
+    # f(0) = 0
+    **{
+        op: pointwise(op)
+        for op in (
+            *("Relu", "Elu", "Selu", "Celu", "HardSwish", "Mish", "Tanh", "Erf", "Softsign"),
+            *("Abs", "Sign", "Floor", "Ceil", "Round", "Sin", "Atan"),
+        )
+    },
+    "Identity": pointwise("Identity", "lld-"),
+    "Neg": pointwise("Neg", "lld-"),
+    "Dropout": [*pointwise("Dropout", "lld-"), Case("z, m = Dropout(x0)", "lld-")],
+    "Cast": [Case("h = Cast <to = 11> (x0) z = Cast <to = 1> (h)", "lld-")],
+    "LeakyRelu": pointwise("LeakyRelu", attributes="<alpha = 0.3>"),
+    "Gelu": [
+        *pointwise("Gelu", opset=20),
+        *pointwise("Gelu", attributes='<approximate = "tanh">', opset=20),
+    ],
+    "Sqrt": pointwise("Sqrt", positive=True),
+    "ThresholdedRelu": pointwise("ThresholdedRelu", attributes="<alpha = 0.2>"),
+    "Swish": pointwise("Swish", attributes="<alpha = 1.5>", opset=24),
+    # f(0) ≠ 0
+    **{op: pointwise(op) for op in ("Sigmoid", "HardSigmoid", "Softplus", "Exp", "Cos")},
+    "Log": pointwise("Log", " l--", positive=True),
+    "Reciprocal": pointwise("Reciprocal", " l--", positive=True),
+    "Clip": [
+        Case("z = Clip(x0, low, high)", "ll--", {"low": number(-0.5), "high": number(0.5)}),
+        Case("z = Clip(x0, low, high)", "ll--", {"low": number(0.1), "high": number(0.7)}),
+        Case("z = Clip(x0, low, high)", "ll--", {"low": number(-0.7), "high": number(-0.2)}),
+        Case("z = Clip(x0, , high)", "ll--", {"high": number(0.2)}),
+        Case("z = Clip(x0, low)", "ll--", {"low": number(0.3)}),
+    ],
+    "Shrink": pointwise("Shrink", attributes="<bias = 0.1, lambd = 0.2>"),
+    "QuantizeLinear": [
+        Case(
+            "q = QuantizeLinear(x0, t, o) z = DequantizeLinear(q, t, o)",
+            "ll--",
+            {"t": SCALE, "o": ZERO},
+        ),
+        Case(
+            "q = QuantizeLinear <axis = 1> (x0, t, o) z = DequantizeLinear <axis = 1> (q, t, o)",
+            "----",
+            {"t": np.linspace(0.02, 0.07, K, dtype=np.float32), "o": np.full(K, 99, np.uint8)},
+        ),
+    ],
+    "DequantizeLinear": [
+        Case(
+            "q = QuantizeLinear(x0, t, o) z = DequantizeLinear(q, t, o)",
+            "ll--",
+            {"t": SCALE, "o": np.array(-5, np.int8)},
+        ),
+    ],
+    # two operands
+    "Add": [
+        *binary("Add", "lld-", "lld-"),
+        Case("z = Add(u, x0)", "lld-"),
+        Case("z = Add(x0, x0)", "lld-"),
+        Case("t = Relu(x0) z = Add(x0, t)", "ll--"),
+        Case("g = GlobalAveragePool(x0) z = Add(g, u)", "ll--"),
+        Case("p = Conv(x0, w2) z = Add(p, x0)", "--d-", {"w2": weight(K, K, 1, 1, seed=21)}),
+    ],
+    "Sub": [
+        *binary("Sub", "lld-", "lld-"),
+        Case("z = Sub(u, x0)", "lld-"),
+        Case("t = Neg(x0) z = Sub(x0, t)", "lld-"),
+    ],
+    "Mul": [
+        *binary("Mul", "lld-", "lld-"),
+        Case("z = Mul(s, x0)", "lld-"),
+        Case("z = Mul(x0, x0)", "ll--"),
+        Case("g = GlobalAveragePool(x0) z = Mul(x0, g)", "ll--"),
+        Case("g = GlobalAveragePool(x0) z = Mul(u, g)", "ll--"),
+    ],
+    "Div": [
+        *binary("Div", "lld-", "lld-", positive=True),
+        Case("z = Div(u, x0)", " l--", positive=True),
+        Case("t = Exp(x0) z = Div(x0, t)", "ll--"),
+    ],
+    "Max": [*binary("Max", "ll--", "ll--"), Case("z = Max(x0, u, s)", "----")],
+    "Min": [*binary("Min", "ll--", "ll--"), Case("z = Min(u, s, x0)", "----")],
+    "Pow": [
+        Case("z = Pow(x0, c)", "ll--", {"c": number(2)}),
+        Case("z = Pow(x0, c)", "ll--", {"c": number(0.5)}, positive=True),
+        Case("z = Pow(c, x0)", "ll--", {"c": number(1.5)}),
+    ],
+    "PRelu": [
+        Case("z = PRelu(x0, c)", "ll--", {"c": number(0.3).reshape(1, 1, 1)}),
+        Case("z = PRelu(x0, c)", "ll--", {"c": weight(K, 1, 1, seed=22)}),
+    ],
+    # channel by channel
+    "MaxPool": [
+        Case(f"z = MaxPool <{POOL}> (x0)", "ll--"),
+        Case("z = MaxPool <kernel_shape = [4, 4], strides = [3, 3], ceil_mode = 1> (x0)", "ll--"),
+        Case("z, i = MaxPool <kernel_shape = [2, 2]> (x0)", "ll--"),
+    ],
+    "AveragePool": [
+        Case(f"z = AveragePool <{POOL}, count_include_pad = 1> (x0)", "lld-"),
+        Case(f"z = AveragePool <{POOL}> (x0)", "lld-"),
+        Case('z = AveragePool <kernel_shape = [2, 2], auto_pad = "SAME_UPPER"> (x0)', "lld-"),
+    ],
+    "LpPool": [Case("z = LpPool <kernel_shape = [2, 2], p = 2> (x0)", "ll--", positive=True)],
+    "GlobalAveragePool": pointwise("GlobalAveragePool", "lld-"),
+    "GlobalMaxPool": pointwise("GlobalMaxPool"),
+    "GlobalLpPool": pointwise("GlobalLpPool", attributes="<p = 3>", positive=True),
+    "BatchNormalization": [
+        Case(
+            "z = BatchNormalization <epsilon = 0.01> (x0, g, b, m, v)",
+            "lld-",
+            {
+                "g": weight(K, seed=23),
+                "b": weight(K, seed=24),
+                "m": weight(K, seed=25),
+                "v": np.abs(weight(K, seed=26)) + 0.5,
+            },
+        )
+    ],
+    # the same elements in another order
+    "Flatten": [
+        Case("z = Flatten(x0)", "lld-"),
+        Case("t = Transpose <perm = [0, 2, 3, 1]> (x0) z = Flatten(t)", "lld-"),
+        Case("z = Flatten <axis = 2> (x0)", "--d-"),
+    ],
+    "Reshape": [
+        Case("z = Reshape(x0, r)", "lld-", {"r": ints(0, K, H * W)}),
+        Case("z = Reshape(x0, r)", "lld-", {"r": ints(-1, K * H, W)}),
+        Case("z = Reshape(x0, r)", "lld-", {"r": ints(0, K, H * W, 1)}),
+        Case("z = Reshape(x0, r)", "--d-", {"r": ints(0, 2, K // 2, H, W)}),
+        Case("z = Reshape(x0, r)", "--d-", {"r": ints(-1, H, W)}),
+        Case("f = Flatten(x0) z = Reshape(f, r)", "lld-", {"r": ints(0, K, H, W)}),
+        Case(
+            "t = Transpose <perm = [0, 2, 3, 1]> (x0) f = Flatten(t) z = Reshape(f, r)",
+            "lld-",
+            {"r": ints(0, H, W * K)},
+        ),
+        Case(
+            "t = Transpose <perm = [0, 2, 3, 1]> (x0) f = Flatten(t) z = Reshape(f, r)",
+            "lld-",
+            {"r": ints(0, H * W, K)},
+        ),
+    ],
+    "Squeeze": [
+        Case("g = GlobalAveragePool(x0) z = Squeeze(g, i)", "lld-", {"i": ints(2, 3)}),
+        Case("g = GlobalAveragePool(x0) z = Squeeze(g, i)", "lld-", {"i": ints(-1)}),
+    ],
+    "Unsqueeze": [
+        Case("z = Unsqueeze(x0, i)", "lld-", {"i": ints(1)}),
+        Case("z = Unsqueeze(x0, i)", "lld-", {"i": ints(2, -1)}),
+    ],
+    "Transpose": [
+        Case("z = Transpose <perm = [0, 2, 3, 1]> (x0)", "lld-"),
+        Case("z = Transpose <perm = [0, 3, 1, 2]> (x0)", "lld-"),
+        Case(
+            "t = Transpose <perm = [2, 0, 3, 1]> (x0) r = Relu(t)"
+            " z = Transpose <perm = [1, 3, 0, 2]> (r)",
+            "lld-",
+            output="t",
+        ),
+    ],
+    # sums over axes
+    **{
+        op: [
+            Case(f"z = {op} <keepdims = 0> (x0, i)", states, {"i": ints(2, 3)}, positive=True),
+            Case(f"z = {op} (x0, i)", states, {"i": ints(-1)}, positive=True),
+            Case(f"z = {op} <keepdims = 0> (x0, i)", over, {"i": ints(1)}, positive=True),
+            Case(
+                f"t = Transpose <perm = [0, 2, 3, 1]> (x0) z = {op} <keepdims = 0> (t, i)",
+                states,
+                {"i": ints(1)},
+                positive=True,
+            ),
+        ]
+        for op, states, over in (
+            ("ReduceMean", "lld-", "--d-"),
+            ("ReduceSum", "lld-", "--d-"),
+            ("ReduceMax", "ll--", "----"),
+            ("ReduceMin", "ll--", "----"),
+            ("ReduceL2", "ll--", "----"),
+            ("ReduceSumSquare", "ll--", "----"),
+        )
+    },
+    # parts
+    "Gather": [
+        Case("z = Gather <axis = 2> (x0, i)", "lld-", {"i": ints(4, 1, 1)}),
+        Case("z = Gather <axis = -1> (x0, i)", "lld-", {"i": np.array(2)}),
+        Case("z = Gather <axis = 2> (x0, i)", "lld-", {"i": ints(0, 5, 2, 3).reshape(2, 2)}),
+        Case("z = Gather <axis = 1> (x0, i)", "--d-", {"i": ints(5, 0)}),
+        Case(
+            "t = Transpose <perm = [0, 2, 3, 1]> (x0) z = Gather <axis = 1> (t, i)",
+            "lld-",
+            {"i": np.array(3)},
+        ),
+    ],
+    "Slice": [
+        Case(
+            "z = Slice(x0, b, e, i, t)",
+            "lld-",
+            {"b": ints(4, 1), "e": ints(-99, 4), "i": ints(2, 3), "t": ints(-2, 1)},
+        ),
+        Case("z = Slice(x0, b, e, i)", "--d-", {"b": ints(1), "e": ints(4), "i": ints(1)}),
+        Case("z = Slice(x0, b, e, i)", "lld-", {"b": ints(1), "e": ints(9), "i": ints(-1)}),
+        Case("z = Slice(x0, b, e)", "----", {"b": ints(0, 0, 1, 1), "e": ints(99, 99, 5, 4)}),
+    ],
+    "GatherElements": [
+        Case(
+            "f = Flatten(x0) v = Flatten(u) i = ArgMax <axis = 1> (v)"
+            " z = GatherElements <axis = 1> (f, i)",
+            "--d-",
+        )
+    ],
+    # sums over the units
+    "MatMul": [
+        Case("z = MatMul(x0, c)", "--d-", {"c": weight(W, 4, seed=30)}),
+        Case("z = MatMul(c, x0)", "--d-", {"c": weight(4, H, seed=31)}),
+        Case("z = MatMul(x0, ut)", "--d-"),
+        Case(
+            "t = Transpose <perm = [0, 2, 3, 1]> (x0) z = MatMul(t, c)",
+            "ddd-",
+            {"c": weight(K, 4, seed=32)},
+        ),
+        Case(
+            "t = Transpose <perm = [0, 2, 1, 3]> (x0) z = MatMul(c, t)",
+            "ddd-",
+            {"c": weight(4, K, seed=33)},
+        ),
+        Case("f = Flatten(x0) z = MatMul(f, c)", "ddd-", {"c": weight(K * H * W, 7, seed=34)}),
+        Case(
+            "t = Transpose <perm = [0, 2, 3, 1]> (x0) f = Flatten(t) z = MatMul(f, c)",
+            "ddd-",
+            {"c": weight(K * H * W, 7, seed=34)},
+        ),
+        Case("t = Transpose <perm = [0, 1, 3, 2]> (x0) z = MatMul(x0, t)", "----"),
+        Case("t = Transpose <perm = [0, 2, 3, 1]> (x0) z = MatMul(t, flat)", "ddd-"),
+    ],
+    "Gemm": [
+        Case(
+            "f = Flatten(x0) z = Gemm <alpha = 0.5, beta = 2.0> (f, c, b)",
+            "ddd-",
+            {"c": weight(K * H * W, 7, seed=35), "b": weight(7, seed=36)},
+        ),
+        Case(
+            "f = Flatten(x0) z = Gemm <transB = 1> (f, c)",
+            "ddd-",
+            {"c": weight(7, K * H * W, seed=37)},
+        ),
+        Case(
+            "g = GlobalMaxPool(x0) f = Flatten(g) z = Gemm <alpha = -1.5, transB = 1> (f, c)",
+            "dd--",
+            {"c": weight(7, K, seed=38)},
+        ),
+    ],
+    "Conv": [
+        Case("z = Conv(x0, c, b)", "ddd-", {"c": weight(4, K, 1, 1), "b": weight(4, seed=39)}),
+        Case(
+            "z = Conv <pads = [1, 0, 1, 2], strides = [2, 1]> (x0, c, b)",
+            "ddd-",
+            {"c": weight(4, K, 3, 3, seed=40), "b": weight(4, seed=39)},
+        ),
+        Case("z = Conv <dilations = [2, 2]> (x0, c)", "ddd-", {"c": weight(4, K, 2, 2, seed=41)}),
+        Case(
+            'z = Conv <auto_pad = "SAME_LOWER", strides = [2, 2]> (x0, c)',
+            "ddd-",
+            {"c": weight(3, K, 3, 3, seed=42)},
+        ),
+        Case("z = Conv <group = 2> (x0, c)", "--d-", {"c": weight(4, K // 2, 1, 1, seed=43)}),
+        Case(
+            "z = Conv <group = 6, pads = [1, 1, 1, 1]> (x0, c, b)",
+            "lld-",
+            {"c": weight(2 * K, 1, 3, 3, seed=44), "b": weight(2 * K, seed=45)},
+        ),
+        Case("z = Conv(x0, c)", "ddd-", {"c": weight(8, K, H, W, seed=46)}),
+        Case(
+            "t = Reshape(x0, r) z = Conv <pads = [1, 1]> (t, c)",
+            "ddd-",
+            {"r": ints(0, K, H * W), "c": weight(4, K, 3, seed=47)},
+        ),
+    ],
+}
+
+# Operators without a row: they run on the stack, and so does what comes before them.
+OTHERS: dict[str, Case] = {
+    "Softmax": Case("z = Softmax <axis = 1> (x0)", ""),
+    "LogSoftmax": Case("z = LogSoftmax (x0)", ""),
+    "LayerNormalization": Case(
+        "t = Transpose <perm = [0, 2, 3, 1]> (x0) z = LayerNormalization (t, g, b)",
+        "",
+        {"g": weight(K, seed=50), "b": weight(K, seed=51)},
+    ),
+    "InstanceNormalization": Case(
+        "z = InstanceNormalization (x0, g, b)", "", {"g": weight(K, seed=50), "b": weight(K)}
+    ),
+    "GroupNormalization": Case(
+        "z = GroupNormalization <num_groups = 2> (x0, g, b)",
+        "",
+        {"g": weight(K, seed=50), "b": weight(K)},
+        opset=21,
+    ),
+    "LRN": Case("z = LRN <size = 3, alpha = 0.5> (x0)", ""),
+    "Concat": Case("z = Concat <axis = 1> (u, x0, u)", ""),
+    "Concat on the grid": Case("z = Concat <axis = 3> (x0, u)", ""),
+    "Split": Case("z0, z1 = Split <axis = 1, num_outputs = 2> (x0) z = Mul(z0, z1)", ""),
+    "Split, one part left": Case("z, z1 = Split <axis = 2> (x0, i)", "", {"i": ints(2, 4)}),
+    "Pad": Case("z = Pad(x0, i, c)", "", {"i": ints(0, 1, 2, 0, 0, 0, 1, 1), "c": number(0.5)}),
+    "Where": Case("t = Greater(u, c) z = Where(t, x0, s)", "", {"c": number(0)}),
+    "Where on itself": Case("t = Greater(x0, c) z = Where(t, u, x0)", "", {"c": number(0.1)}),
+    "Resize": Case('z = Resize <mode = "linear"> (x0, , i)', "", {"i": number([1, 1, 2, 2])}),
+    "Sum": Case("z = Sum(x0, u, s)", ""),
+    "Mean": Case("z = Mean(x0, u)", ""),
+    "Einsum": Case('z = Einsum <equation = "nkhw,nlhw->nkl"> (x0, u)', ""),
+    "DepthToSpace": Case("t = Concat <axis = 1> (x0, x0) z = DepthToSpace <blocksize = 2> (t)", ""),
+    "ConvTranspose": Case(
+        "z = ConvTranspose <strides = [2, 2]> (x0, c)", "", {"c": weight(K, 4, 2, 2, seed=52)}
+    ),
+    "ReduceProd": Case("z = ReduceProd(x0, i)", "", {"i": ints(3)}, positive=True),
+    "ReduceLogSumExp": Case("z = ReduceLogSumExp(x0, i)", "", {"i": ints(1)}),
+    "CumSum": Case("z = CumSum(x0, i)", "", {"i": np.array(2)}),
+    "Expand": Case("g = GlobalMaxPool(x0) z = Expand(g, i)", "", {"i": ints(1, 1, 4, 3)}),
+    "Expand to a shape": Case("g = GlobalMaxPool(x0) t = Shape(x0) z = Expand(g, t)", ""),
+    "Tile": Case("z = Tile(x0, i)", "", {"i": ints(1, 1, 2, 1)}),
+    "TopK": Case("z, i = TopK <axis = 1> (x0, c)", "", {"c": ints(3)}),
+    "Hardmax": Case("t = Hardmax <axis = 1> (x0) z = Mul(t, u)", ""),
+    "ScatterND": Case("f = Flatten(x0) t = Shape(f) q = ConstantOfShape(t) z = Sub(f, q)", ""),
+}
+
+WEIGHTS = {
+    "wa": weight(K, 3, 3, 3, seed=10),
+    "ba": weight(K, seed=11),
+    "w1": weight(K, K, 1, 1, seed=12),
+    "wu": weight(K, 3, 1, 1, seed=13),
+    "shape": ints(0, 1, K, H * W),
+}
+BRANCHES = {  # untouched tensors, made from the picture alone
+    "u": "u = Conv(x, wu)",
+    "s": "su = Conv(x, wu) sg = GlobalAveragePool(su) s = Sigmoid(sg)",
+    "ut": "vu = Conv(x, wu) ut = Transpose <perm = [0, 1, 3, 2]> (vu)",
+    "flat": "pu = Conv(x, wu) flat = Reshape(pu, shape)",
+}
+
+
+def words(body: str) -> set[str]:
+    return set(re.findall(r"\w+", body))
+
+
+def build(before: str, case: Case) -> onnx.ModelProto:
+    """A classifier whose feature map is `a`, with `case` behind BEFORE[before]."""
+    branches = " ".join(nodes for name, nodes in BRANCHES.items() if name in words(case.body))
+    body = f"a = Conv <pads = [1, 1, 1, 1]> (x, wa, ba) {branches} {BEFORE[before]} {case.body}"
+    weights = {**WEIGHTS, **case.weights}
+    if case.positive:
+        weights |= {k: np.abs(WEIGHTS[k]) + np.float32(0.05) for k in ("wa", "ba", "w1", "wu")}
+    weights = {k: v for k, v in weights.items() if k in words(body)}
+    open_end = models.model(body, weights, outputs="z", opset=case.opset, ir=10)
+    (z,) = run(open_end, {"x": picture(1, case.positive)}, ["z"])
+    weights["back"] = ints(-1, z.size)
+    weights["wy"] = weight(z.size, C, seed=60)
+    # The bias keeps scores away from 0, so that weight × score is the drop to full precision.
+    weights["by"] = np.array([3, -2, 4, 2.5, -3], np.float32)
+    tail = "yf = Reshape(z, back) y = Gemm(yf, wy, by)"
+    return models.model(f"{body} {tail}", weights, opset=case.opset, ir=10)
+
+
+def picture(count: int, positive: bool = False) -> np.ndarray:
+    x = images(count, 3, H, W)
+    return np.abs(x) + np.float32(0.1) if positive else x
+
+
+def check(
+    proto: onnx.ModelProto,
+    x: np.ndarray,
+    targets: list[int] = TARGETS,
+    layer: str = "a",
+    tolerance: float = 1e-5,
+    **options: Any,
+) -> None:
+    """Asserts that the weights give back what masking unit after unit gives."""
+    units = options.get("units")
+    value, y, want = drops(proto, layer, "y", {"x": x}, units)
+    # With weight="slope" the weights are drops over norms, well conditioned whatever the score.
+    explainer = Explainer(proto, layer=layer, provider="cpu", weight="slope", **options)
+    found = explainer(x, [targets] * len(x))
+    close(found.scores, y)
+    norms = np.sqrt((value.astype(np.float64) ** 2).sum((2, 3)))
+    norms = norms if units is None else norms[:, units]
+    close(found.weights * norms[:, None], want[:, targets], base=y, tolerance=tolerance)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Records which state each rule gave, by the name of its node's output."""
+    found: dict[str, str] = {}
+
+    def recording(rule: Any) -> Any:
+        def record(w: Any, node: Any, states: Any) -> Any:
+            state = rule(w, node, states)
+            found[node.outputs[0].name] = KIND[type(state)]
+            return state
+
+        return record
+
+    for op, rule in list(RULES.items()):
+        monkeypatch.setitem(RULES, op, recording(rule))
+    yield found
+
+
+def made_by(op: str, case: Case, proto: onnx.ModelProto) -> str:
+    """The tensor that the operator under test makes: the last of its kind in `case`."""
+    inside = words(case.body)
+    made = [n.output[0] for n in proto.graph.node if n.op_type == op and n.output[0] in inside]
+    return case.output or made[-1]
+
+
+def test_every_rule_has_a_case() -> None:
+    assert set(SPECS) == set(RULES)
+
+
+@pytest.mark.parametrize("op", SPECS)
+def test_rule(op: str, seen: dict[str, str]) -> None:
+    for case in SPECS[op]:
+        for before, state in zip(BEFORE, case.states, strict=True):
+            if state == " ":
+                continue
+            proto = build(before, case)
+            x = picture(3, case.positive)
+            seen.clear()
+            check(proto, x)
+            given = seen[made_by(op, case, proto)]
+            assert given[0] == state, f"{case.body} behind {before!r}: {given}"
+            if state in "ld":  # the other code path: units by number, in blocks
+                check(proto, x[:1], units=[4, 1, 2], memory=1)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_operators_without_a_rule(name: str) -> None:
+    case = OTHERS[name]
+    for before in BEFORE:
+        proto = build(before, case)
+        x = picture(3, case.positive)
+        check(proto, x)
+        check(proto, x[:1], ablation="literal")
