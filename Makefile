@@ -15,7 +15,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## explain the demo picture with the demo model; the results go to out/
-	$(BIN)/onnxcam demo --force --output out
+	$(BIN)/onnxcam demo --force --to out
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

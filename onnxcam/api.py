@@ -184,6 +184,7 @@ class Explainer:
             notes=(*program.notes, *self._score_notes(scores, chosen)),
             model=self.classifier.name,
             title=what.method.title,
+            options=dict(what.settings),
         )
 
     def explain(

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnxcam import ablate
 from onnxcam.ablate.state import Stuck
 from onnxcam.errors import OptionError
-from onnxcam.graph.cost import stack_bytes
+from onnxcam.graph.cost import peak_bytes
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.load import Classifier
@@ -122,34 +122,37 @@ class Program:
     @cached_property
     def whole_bytes(self) -> int:
         """Memory that the switched-off copies of all units take in `whole` for one image, about."""
-        return stack_bytes(self.whole, "onnxcam/")
+        own = {t.name for n in self.classifier.graph().nodes for t in n.outputs}
+        added = {t for n in self.whole.proto.graph.node for t in n.output} - own
+        return peak_bytes(self.whole, added)
+
+    @cached_property
+    def _blocks(self) -> gs.Graph:
+        return _compose(self.classifier, self.recipe, self.way, blocks=True)
+
+    def _behind(self, name: str) -> set[str]:
+        return reached(self._blocks, name, through=every_input)
 
     @cached_property
     def parts(self) -> tuple[Model, Model, Model]:
         """The same in three: trunk (image, target → …), body (…, units → drop), finish."""
-        graph = _compose(self.classifier, self.recipe, self.way, blocks=True)
-        like = self.classifier.model
-
-        def behind(name: str) -> set[str]:
-            return reached(graph, name, through=every_input)
-
+        graph, like = self._blocks, self.classifier.model
         inputs = [self.classifier.image.name, TARGET]
-        body = behind(UNITS) - behind(DROP)
-        finish = behind(DROP) | set(OUTPUTS)
-        into_body = _borders(graph, body, {UNITS})
-        into_finish = _borders(graph, finish - {DROP}, {DROP})
-        kept = [n for n in OUTPUTS if n not in behind(DROP)]
-        trunk = extract(graph, inputs, sorted({*into_body, *into_finish, *kept}), like)
-        return (
-            trunk,
-            extract(graph, [*into_body, UNITS], [DROP], like),
-            extract(graph, [*into_finish, DROP], [n for n in OUTPUTS if n not in kept], like),
-        )
+        ending = self._behind(DROP)
+        into_body = _borders(graph, self._behind(UNITS) - ending, {UNITS})
+        into_finish = _borders(graph, (ending | set(OUTPUTS)) - {DROP}, {DROP})
+        early = [n for n in OUTPUTS if n not in ending]
+        late = [n for n in OUTPUTS if n in ending]
+        trunk = extract(graph, inputs, sorted({*into_body, *into_finish, *early}), like)
+        body = extract(graph, [*into_body, UNITS], [DROP], like)
+        return trunk, body, extract(graph, [*into_finish, DROP], late, like)
 
     @cached_property
     def unit_bytes(self) -> int:
         """Memory that one switched-off unit of one image takes in the body, about."""
-        return stack_bytes(self.parts[1])
+        inputs = [self.classifier.image.name, TARGET, UNITS]
+        every = extract(self._blocks, inputs, OUTPUTS, self.classifier.model)
+        return peak_bytes(every, self._behind(UNITS) - self._behind(DROP))
 
 
 def compile_program(classifier: Classifier, what: Recipe) -> Program:

@@ -46,6 +46,7 @@ class Explanation:
         labels: class names, where known.
         notes: what the user should know, in sentences.
         model: name of the model.
+        options: options of the method, all of them.
     """
 
     scores: np.ndarray
@@ -61,6 +62,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     model: str = "model"
     title: str = field(default="", repr=False)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def target_score(self) -> np.ndarray:
@@ -79,6 +81,7 @@ class Explanation:
         return {
             "model": self.model,
             "method": self.method,
+            "options": self.options,
             "layer": self.layer,
             "score_kind": self.score,
             "provider": self.provider,

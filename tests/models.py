@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import conftest
 import numpy as np
 import onnx
 import onnx.parser
 import onnxruntime as ort
+import pytest
 from onnx import ModelProto, numpy_helper
+
+from onnxcam import load
+from onnxcam.graph import Classifier
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
@@ -68,6 +75,7 @@ def session(proto: ModelProto | Path | str) -> ort.InferenceSession:
     """A session that runs the graph as it is written."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = proto.SerializeToString() if isinstance(proto, ModelProto) else str(proto)
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -143,3 +151,35 @@ def close(got: np.ndarray, want: np.ndarray, base: Any = 0.0, tolerance: float =
     scale = max(float(np.abs(want).max(initial=0)), float(np.abs(base).max(initial=0)))
     worst = float(np.abs(got.astype(np.float64) - want).max(initial=0))
     assert worst <= tolerance * scale, f"off by {worst:.2e}, that is {worst / scale:.1e} of {scale}"
+
+
+@cache
+def golden_index() -> dict[str, Any]:
+    """`index.json` of the goldens."""
+    folder = conftest.SHARED / "goldens"
+    path = folder / "index.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+@cache
+def golden_classifier(name: str, file: str) -> Classifier:
+    """A golden model, loaded once for all tests."""
+    return load(conftest.SHARED / "goldens" / name / file)
+
+
+@cache
+def golden_arrays(name: str, file: str) -> dict[str, np.ndarray]:
+    """The arrays of a golden set."""
+    with np.load(conftest.SHARED / "goldens" / name / file) as arrays:
+        return dict(arrays)
+
+
+def each_golden(sets: bool = False) -> Any:
+    """Parametrizes a test by `name, file` of every golden model (and `arrays`, its golden sets)."""
+    rows = [(n, f, s) for n, m in golden_index().items() for f in m["files"] for s in m["goldens"]]
+    if not sets:
+        rows = list(dict.fromkeys((n, f) for n, f, _ in rows))
+    names = ("name", "file", "arrays") if sets else ("name", "file")
+    rows = rows or [("",) * len(names)]  # one test that says what is missing
+    ids = ["-".join(part.partition(".")[0] for part in row) for row in rows]
+    return pytest.mark.parametrize(names, rows, ids=ids)

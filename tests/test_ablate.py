@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import models
 from models import close, drops, images, run, weight
@@ -44,7 +46,8 @@ class Case:
         weights: constants that `body` names.
         positive: the values are all above zero.
         opset: of the model.
-        outputs: which node's rule is meant, where the operator comes several times: its output.
+        output: which node's rule is meant, if not the last of its kind in `body`: its output.
+        direct: `body` starts at the feature map `a` itself.
     """
 
     body: str
@@ -53,6 +56,7 @@ class Case:
     positive: bool = False
     opset: int = 18
     output: str = ""
+    direct: bool = False
 
 
 def number(value: float) -> np.ndarray:
@@ -432,7 +436,8 @@ def words(body: str) -> set[str]:
 def build(before: str, case: Case) -> onnx.ModelProto:
     """A classifier whose feature map is `a`, with `case` behind BEFORE[before]."""
     branches = " ".join(nodes for name, nodes in BRANCHES.items() if name in words(case.body))
-    body = f"a = Conv <pads = [1, 1, 1, 1]> (x, wa, ba) {branches} {BEFORE[before]} {case.body}"
+    ahead = "" if case.direct else BEFORE[before]
+    body = f"a = Conv <pads = [1, 1, 1, 1]> (x, wa, ba) {branches} {ahead} {case.body}"
     weights = {**WEIGHTS, **case.weights}
     if case.positive:
         weights |= {k: np.abs(WEIGHTS[k]) + np.float32(0.05) for k in ("wa", "ba", "w1", "wu")}
@@ -464,7 +469,7 @@ def check(
     units = options.get("units")
     value, y, want = drops(proto, layer, "y", {"x": x}, units)
     # With weight="slope" the weights are drops over norms, well conditioned whatever the score.
-    explainer = Explainer(proto, layer=layer, provider="cpu", weight="slope", **options)
+    explainer = Explainer(proto, layer=layer, provider="cpu", threads=1, weight="slope", **options)
     found = explainer(x, [targets] * len(x))
     close(found.scores, y)
     norms = np.sqrt((value.astype(np.float64) ** 2).sum((2, 3)))
@@ -513,7 +518,7 @@ def test_rule(op: str, seen: dict[str, str]) -> None:
             check(proto, x)
             given = seen[made_by(op, case, proto)]
             assert given[0] == state, f"{case.body} behind {before!r}: {given}"
-            if state in "ld":  # the other code path: units by number, in blocks
+            if before in ("zero", "off"):  # the other code path: units by number, in blocks
                 check(proto, x[:1], units=[4, 1, 2], memory=1)
 
 
@@ -525,3 +530,133 @@ def test_operators_without_a_rule(name: str) -> None:
         x = picture(3, case.positive)
         check(proto, x)
         check(proto, x[:1], ablation="literal")
+
+
+# Whole heads, from the feature map `a` (N, 6, 6, 5) to `z`; each is closed by a dense layer.
+HEADS = {
+    "mean and dense": "z = GlobalAveragePool(a)",
+    "dense on NCHW": "r = Relu(a) f = Flatten(r) h = Gemm(f, w9, b9) z = Relu(h)",
+    "dense on NHWC": "r = Relu(a) t = Transpose <perm = [0, 2, 3, 1]> (r) f = Flatten(t)"
+    " h = Gemm(f, w9, b9) z = Relu(h)",
+    "max pool, then dense": "m = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)"
+    " f = Flatten(m) h = Gemm(f, w36, b9) z = Tanh(h)",
+    "residual block": "c1 = Conv <pads = [1, 1, 1, 1]> (a, k3) r1 = Relu(c1)"
+    " c2 = Conv <pads = [1, 1, 1, 1]> (r1, k3) s1 = Add(c2, a) z = Relu(s1)",
+    "residual around an affine block": "c1 = Conv <pads = [1, 1, 1, 1]> (a, k3)"
+    " c2 = Conv(c1, k1) s1 = Add(a, c2) g = GlobalAveragePool(s1) z = Flatten(g)",
+    "residual from before the map": "c1 = Conv(a, k1) s1 = Add(u, c1) r1 = Relu(s1)"
+    " z = GlobalAveragePool(r1)",
+    "squeeze and excite": "g = GlobalAveragePool(a) e1 = Conv(g, k1) e2 = Relu(e1)"
+    " e3 = Conv(e2, k1) e4 = Sigmoid(e3) m = Mul(a, e4) z = GlobalAveragePool(m)",
+    "gate of an untouched branch": "m = Mul(a, s) r = Relu(m) z = GlobalAveragePool(r)",
+    "concatenated with other tensors": "c1 = Conv(a, k1) q = Concat <axis = 1> (u, a, c1)"
+    " c2 = Conv(q, k18) r = Relu(c2) z = GlobalAveragePool(r)",
+    "branches of several sizes": "c1 = Conv(a, k1) c2 = Conv <pads = [1, 1, 1, 1]> (a, k3)"
+    " m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (a)"
+    " q = Concat <axis = 1> (c1, c2, m) z = Relu(q)",
+    "grouped convolutions and a shuffle": "c1 = Conv <group = 2> (a, kg) q = Reshape(c1, r23)"
+    " t = Transpose <perm = [0, 2, 1, 3, 4]> (q) c2 = Reshape(t, r6)"
+    " c3 = Conv <group = 6, pads = [1, 1, 1, 1]> (c2, kd) z = Relu(c3)",
+    "a shuffle of the units": "q = Reshape(a, r23) t = Transpose <perm = [0, 2, 1, 3, 4]> (q)"
+    " c2 = Reshape(t, r6) c3 = Conv <group = 6, pads = [1, 1, 1, 1]> (c2, kd) z = Relu(c3)",
+    "depthwise separable": "c1 = Conv <group = 6, pads = [1, 1, 1, 1]> (a, kd, b6)"
+    " l1 = Clip(c1, zero, six) c2 = Conv(l1, k1) z = Clip(c2, zero, six)",
+    "strided convolution": "c1 = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (a, k3, b6)"
+    " z = Relu(c1)",
+    "self-attention over positions": "q = Reshape(a, rt) t = Transpose <perm = [0, 2, 1]> (q)"
+    " qq = MatMul(t, m6) kk = MatMul(t, n6) vv = MatMul(t, m6)"
+    " kt = Transpose <perm = [0, 2, 1]> (kk) aw = MatMul(qq, kt) ap = Softmax <axis = -1> (aw)"
+    " o = MatMul(ap, vv) o2 = MatMul(o, n6) z = Add(o2, t)",
+    "LayerNorm of tokens": "q = Reshape(a, rt) t = Transpose <perm = [0, 2, 1]> (q)"
+    " n = LayerNormalization(t, g6, b6) c = Gather <axis = 1> (n, first) z = MatMul(c, m6)",
+    "one token": "q = Reshape(a, rt) t = Transpose <perm = [0, 2, 1]> (q)"
+    " c = Gather <axis = 1> (t, first) h = Gemm(c, m6, b6) z = Relu(h)",
+    "split and gate": "z0, z1 = Split <axis = 1, num_outputs = 2> (a) s0 = Sigmoid(z0)"
+    " z = Mul(s0, z1)",
+    "padded": "q = Pad(a, pads) c1 = Conv(q, k3) z = Relu(c1)",
+    "chosen by a mask": "t = Less(a, zero) z = Where(t, u, a)",
+    "a slice": "q = Slice(a, one, five, axes) c1 = Conv(q, k1) z = Relu(c1)",
+    "batch normalised": "n = BatchNormalization(a, g6, b6, m1, v1) c1 = Conv(n, k1)"
+    " n2 = BatchNormalization(c1, g6, b6, m1, v1) z = Relu(n2)",
+    "maps of the classes": "c1 = Conv(a, k1, b6) r = Relu(c1) z = GlobalAveragePool(r)",
+    "two heads, added": "g = GlobalAveragePool(a) m = GlobalMaxPool(a) c1 = Conv(g, k1)"
+    " c2 = Conv(m, k1) z = Add(c1, c2)",
+    "log of a softmax of pooled": "g = GlobalAveragePool(a) f = Flatten(g) p = Softmax(f)"
+    " z = Log(p)",
+    "NHWC throughout": "t = Transpose <perm = [0, 2, 3, 1]> (a) h = MatMul(t, m6) r = Relu(h)"
+    " n = LayerNormalization(r, g6, b6) z = ReduceMean <keepdims = 0> (n, hw)",
+}
+SHARED_WEIGHTS = {
+    **{"w9": weight(180, 9, seed=70), "b9": weight(9, seed=71), "w36": weight(36, 9, seed=72)},
+    **{"k3": weight(K, K, 3, 3, seed=73), "k1": weight(K, K, 1, 1, seed=74)},
+    **{"k18": weight(7, 18, 1, 1, seed=75), "kg": weight(K, 3, 1, 1, seed=76)},
+    **{"kd": weight(K, 1, 3, 3, seed=77), "b6": weight(K, seed=78), "g6": weight(K, seed=79) + 1},
+    **{"m6": weight(K, K, seed=80), "n6": weight(K, K, seed=81), "m1": weight(K, seed=82)},
+    **{"v1": np.abs(weight(K, seed=83)) + 0.3, "zero": number(0), "six": number(1.5)},
+    **{"r23": ints(0, 2, 3, H, W), "r6": ints(0, 6, H, W), "rt": ints(0, K, H * W)},
+    **{"first": np.array(0), "pads": ints(0, 0, 1, 1, 0, 0, 0, 2), "one": ints(1, 0)},
+    **{"five": ints(5, 4), "axes": ints(2, 3), "hw": ints(1, 2)},
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_head(name: str) -> None:
+    proto = build("zero", Case(HEADS[name], "", SHARED_WEIGHTS, direct=True))
+    x = picture(3)
+    check(proto, x)
+    check(proto, x, ablation="literal")
+    check(proto, x, memory=1)
+    check(proto, x[:1], [1], units=[5, 2])
+
+
+# Steps that keep the shape (N, 6, 6, 5); `{x}` and `{y}` are tensors, `{i}` makes names unique.
+STEPS = (
+    "{y} = Relu({x})",
+    "{y} = Sigmoid({x})",
+    "{y} = HardSwish({x})",
+    "{y} = Conv(  {x}, k1, b6)",
+    "{y} = Conv <pads = [1, 1, 1, 1]> ({x}, k3)",
+    "{y} = Conv <group = 2> ({x}, kg)",
+    "{y} = Conv <group = 6, pads = [1, 1, 1, 1]> ({x}, kd, b6)",
+    "{y} = BatchNormalization({x}, g6, b6, m1, v1)",
+    "{y} = Add({x}, u)",
+    "{y} = Sub(u, {x})",
+    "{y} = Mul(s, {x})",
+    "{y} = Add({x}, a)",
+    "g{i} = GlobalAveragePool({x}) h{i} = Conv(g{i}, k1) j{i} = Sigmoid(h{i}) {y} = Mul({x}, j{i})",
+    "g{i} = GlobalAveragePool({x}) {y} = Sub({x}, g{i})",
+    "{y} = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> ({x})",
+    "{y} = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> ({x})",
+    "q{i} = Concat <axis = 1> ({x}, u, a) {y} = Conv(q{i}, k18s)",
+    "t{i} = Transpose <perm = [0, 2, 3, 1]> ({x}) mm{i} = MatMul(t{i}, m6)"
+    " {y} = Transpose <perm = [0, 3, 1, 2]> (mm{i})",
+    "t{i} = Transpose <perm = [0, 2, 3, 1]> ({x}) mm{i} = LayerNormalization(t{i}, g6, b6)"
+    " {y} = Transpose <perm = [0, 3, 1, 2]> (mm{i})",
+    "q{i} = Reshape({x}, r23) t{i} = Transpose <perm = [0, 2, 1, 3, 4]> (q{i})"
+    " {y} = Reshape(t{i}, r6)",
+    "f{i} = Flatten({x}) {y} = Reshape(f{i}, r6)",
+    "{y} = Softmax <axis = 1> ({x})",
+    "{y} = Clip({x}, zero, six)",
+)
+ENDS = (
+    "z = GlobalAveragePool({x})",
+    "z = GlobalMaxPool({x})",
+    "z = Flatten({x})",
+    "t = Transpose <perm = [0, 2, 3, 1]> ({x}) z = Flatten(t)",
+    "f = Flatten({x}) h = Gemm(f, w9, b9) z = Relu(h)",
+    "z = ReduceMean <keepdims = 0> ({x}, hw)",
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(STEPS), min_size=1, max_size=5), st.sampled_from(ENDS))
+def test_random_heads(steps: list[str], end: str) -> None:
+    body, x = [], "a"
+    for i, step in enumerate(steps):
+        body.append(step.format(x=x, y=f"y{i}", i=i))
+        x = f"y{i}"
+    weights = {**SHARED_WEIGHTS, "k18s": weight(K, 18, 1, 1, seed=90)}
+    proto = build("zero", Case(" ".join([*body, end.format(x=x)]), "", weights, direct=True))
+    check(proto, picture(2))
+    check(proto, picture(1), ablation="literal")
+    check(proto, picture(1), units=[3, 0, 4], memory=1)

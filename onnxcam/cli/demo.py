@@ -43,7 +43,7 @@ def demo(to: str, force: bool) -> None:
     trick_model, trick_picture = map(resource, SHORTCUT)
     caught = folder / f"{trick_picture.stem}.ablation-cam.{CAUGHT}.png"
     names.check([*files, caught], [], force)
-    folder.mkdir(parents=True, exist_ok=True)
+    names.make_folder(folder)
 
     many = honest.explain(picture, found)
     for index, file in enumerate(files):

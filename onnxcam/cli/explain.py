@@ -22,11 +22,12 @@ FOR_THE_PRESET = 4
 ENOUGH_PIXELS = 50_000_000
 """Fewer pictures if they are as large as this together: they are in memory at once."""
 
+OF_METHOD = "method_"  # before the names under which click hands over options of methods
 _METHOD, _RESULT, _RUN = "Method", "Results", "Running"
 
 
 class ExplainCommand(options.Command):
-    """A command with the options of the methods, read from the method table when they are needed."""
+    """A command with the options of the methods, read from their table when they are needed."""
 
     _of_methods: list[click.Parameter] | None = None
 
@@ -47,12 +48,12 @@ def method_options() -> list[click.Parameter]:
             takers.setdefault(key, {})[method.name] = values
     found: list[click.Parameter] = []
     for key, by_method in takers.items():
-        values = list(dict.fromkeys(str(v) for allowed in by_method.values() for v in allowed))
+        choices = list(dict.fromkeys(str(v) for values in by_method.values() for v in values))
         says = "; ".join(f"{name} [default: {vs[0]}]" for name, vs in by_method.items())
         found.append(
             options.Option(
-                [f"--{key.replace('_', '-')}", f"method:{key}"],
-                type=click.Choice(values), section=_METHOD, help=f"For {says}.",
+                [f"--{key.replace('_', '-')}", OF_METHOD + key],
+                type=click.Choice(choices), section=_METHOD, help=f"For {says}.",
             )
         )  # fmt: skip
     return found
@@ -99,8 +100,6 @@ def method_options() -> list[click.Parameter]:
     section=_METHOD,
     help="On token models, leave class tokens untouched when a unit goes off.",
 )
-@options.layer_option
-@options.labels_option
 @option(
     *("--to", "-o"),
     metavar="PATH",
@@ -120,10 +119,10 @@ def method_options() -> list[click.Parameter]:
 @option(
     "--alpha",
     type=click.FloatRange(0, 1),
+    metavar="SHARE",
     default=0.5,
-    show_default=True,
     section=_RESULT,
-    help="Share of the colours in the overlay.",
+    help="Share of the colours in the overlay [default: 0.5].",
 )
 @option(
     "--raw",
@@ -157,14 +156,17 @@ def method_options() -> list[click.Parameter]:
 @option(
     "--threads",
     type=click.IntRange(min=0),
+    metavar="NUMBER",
     default=0,
     section=_RUN,
     help="CPU threads [default: all cores].",
 )
+@options.layer_option
+@options.labels_option
 @options.model_options
 @options.preset_options
 @click.pass_context
-def explain(ctx: click.Context, model: str, pictures: tuple[str, ...], **given: Any) -> None:
+def explain(ctx: click.Context, /, model: str, pictures: tuple[str, ...], **given: Any) -> None:
     """Draw what a classifier looked at.
 
     PICTURES are files, folders or patterns such as 'photos/**/*.jpg'.
@@ -178,11 +180,17 @@ def explain(ctx: click.Context, model: str, pictures: tuple[str, ...], **given: 
       onnxcam explain model.onnx dog.jpg --preset imagenet --channel-order BGR
       onnxcam explain model.onnx dog.jpg --json --kind none
     """  # fmt: skip
+    import numpy as np
+
     from onnxcam.api import Explainer
     from onnxcam.image import colour, find_pictures
 
     paths = find_pictures(pictures)
-    methods = {key.removeprefix("method:"): v for key, v in given.items() if ":" in key and v}
+    methods = {
+        key.removeprefix(OF_METHOD): value
+        for key, value in given.items()
+        if key.startswith(OF_METHOD) and value is not None
+    }
     explainer = Explainer(
         model, given["method"], given["layer"], given["score"], given["provider"],
         class_names=options.class_names(given), ablation=given["ablation"], units=given["units"],
@@ -190,7 +198,7 @@ def explain(ctx: click.Context, model: str, pictures: tuple[str, ...], **given: 
         **options.loading(given), **options.picturing(given), **methods,
     )  # fmt: skip
     if given["colormap"]:
-        colour([[0.0]], given["colormap"])  # a wrong name is said before the work
+        colour(np.zeros((1, 1)), given["colormap"])  # a wrong name is said before the work
     method = explainer.recipe.method.name
     paths, left_out = _without_results(paths)
     target = _target(given["target"], explainer)
@@ -239,10 +247,13 @@ class _Job:
             if self._any_readable(paths):
                 raise
         self._headline(left_out)
+        target = self.target or None
+        if isinstance(target, list) and len(target) == 1:
+            target = target[0]
         for number, (path, place) in enumerate(zip(paths, places, strict=True)):
             bar.start(number, path.name)
             try:
-                found = self.explainer.explain(path, self.target or None, bar)
+                found = self.explainer.explain(path, target, bar)
                 written = self._write(found, place)
             except (PictureError, PresetError, RuntimeFailure) as error:
                 self.failed.append((path, error))
@@ -286,7 +297,7 @@ class _Job:
         if reason:
             rows.append(("preset", reason.removeprefix("preset ")))
         if left_out:
-            rows.append(("note", f"{left_out} heat maps of earlier runs left out"))
+            rows.append(("note", f"heat maps of earlier runs left out: {left_out}"))
         show.facts(rows)
         click.echo()
 
@@ -296,11 +307,13 @@ class _Job:
         files = place.files(names.slugs(found.labels, classes))
         names.check(files, self.read, given["force"])
         for file in files:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            names.make_folder(file.parent)
         for index, file in enumerate(files):
-            drawn = place.picture is not None and index < len(classes)
-            how = {key: given[key] for key in ("kind", "colormap", "alpha")} if drawn else {}
-            found.save(file, given["force"], **how, **({"index": index} if drawn else {}))
+            if place.picture is None or index == len(classes):  # the arrays, of all classes
+                found.save(file, given["force"])
+            else:
+                how = {key: given[key] for key in ("kind", "colormap", "alpha")}
+                found.save(file, given["force"], index=index, **how)
         return [str(file) for file in files]
 
     def _tell(self, path: Path, found: PictureExplanation, written: list[str]) -> None:
@@ -309,8 +322,7 @@ class _Job:
             return
         targets = found.facts()["targets"]
         for number, target in enumerate(targets):
-            name, index, score = target["label"], target["index"], target["score"]
-            which = name if name == f"class {index}" else f"{name} ({index})"
+            which, score = show.label(target["label"], target["index"]), target["score"]
             own = written[number:] if number == len(targets) - 1 else written[number : number + 1]
             if len(written) < len(targets):  # data alone: one file for all
                 own = written if number == 0 else []

@@ -81,7 +81,8 @@ def _print_facts(explainer: Explainer) -> None:
         ends += f"; behind it, left out: {', '.join(score.stripped)}"
     known = "names not known (--labels gives them)"
     if names is not None:
-        known = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        known = "; ".join(show.label(name, i) for i, name in enumerate(names[:3]))
+        known += "; …" if len(names) > 3 else ""
     rows = [
         ("model", f"{classifier.name}: {producer}, opset {classifier.source.opset}"),
         *(("input", _tensor(value)) for value in _inputs(classifier)),
@@ -194,7 +195,7 @@ def _document(
             {
                 "preset": name,
                 "index": top,
-                "label": _label(explainer.labels, top),
+                "label": explainer.labels[top] if explainer.labels else f"class {top}",
                 "probability": probability,
                 "belief": share,
             }
@@ -236,4 +237,4 @@ def _shape(found: FeatureMap) -> str:
 
 
 def _label(names: list[str] | None, index: int) -> str:
-    return f"{names[index]} ({index})" if names and index < len(names) else f"class {index}"
+    return show.label(names[index] if names and index < len(names) else "", index)

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,21 +83,21 @@ def _is_file(to: str) -> bool:
 def stems(paths: Sequence[Path]) -> list[str]:
     """A name for each picture, all different: the stem, with folder, ending or number if need."""
     names = [path.stem for path in paths]
-    fuller = (
+    fuller: tuple[Callable[[Path], str], ...] = (
         lambda path: f"{path.absolute().parent.name}-{path.stem}",
         lambda path: f"{path.absolute().parent.name}-{path.stem}-{path.suffix[1:]}",
     )
-    for name in fuller:
+    for more in fuller:
         count = Counter(map(str.casefold, names))  # some file systems do not tell Dog from dog
         names = [
-            name(path) if count[old.casefold()] > 1 else old
+            more(path) if count[old.casefold()] > 1 else old
             for path, old in zip(paths, names, strict=True)
         ]
     used: set[str] = set()
-    for i, name_ in enumerate(names):
-        number, unique = 2, name_
+    for i, name in enumerate(names):
+        number, unique = 2, name
         while unique.casefold() in used:
-            unique, number = f"{name_}-{number}", number + 1
+            unique, number = f"{name}-{number}", number + 1
         used.add(unique.casefold())
         names[i] = unique
     return names
@@ -156,3 +156,16 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"cannot write to {folder}: {above} is a file, not a folder")
     if not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write to {folder}: no permission to write to {above}")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and those above it, if they do not exist.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"cannot make the folder {folder}: {reason}") from None

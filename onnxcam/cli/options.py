@@ -22,7 +22,7 @@ PRESET_FIELDS = (
 MOST_UNITS = 1_000_000  # in one --units: a slip such as 0-9999999999 must not fill the memory
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType[Any]):
     """A value that `parse` makes of the text; `form` says how it is written."""
 
     def __init__(self, name: str, form: str, parse: Callable[[str], Any]) -> None:
@@ -112,7 +112,7 @@ class Command(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(param, click.Option):
                 sections.setdefault(getattr(param, "section", "Options"), []).append(record)
         for section, records in sections.items():
             with formatter.section(section):
@@ -136,7 +136,7 @@ def _together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 _MODEL, _PICTURE = "Model", "Preprocessing (each replaces that part of the preset)"
 
 model_options: Callable[[Any], Any] = _together(
-    option("--input", metavar="NAME", section=_MODEL, help="The image input, if there are several."),
+    option("--input", metavar="NAME", section=_MODEL, help="The image input, if several."),
     option("--output", metavar="NAME", section=_MODEL, help="The output with the class scores."),
     option(
         *("--feed", "feeds"), type=FEED, multiple=True, metavar="NAME=VALUE", section=_MODEL,
@@ -176,19 +176,21 @@ preset_options: Callable[[Any], Any] = _together(
     option("--layout", metavar="LAYOUT", section=_PICTURE,
            help="NCHW or NHWC: stops if the model takes the other."),
     option("--max-pixels", type=click.IntRange(min=1), metavar="NUMBER", section=_PICTURE,
-           help="Largest picture [default: 100000000]."),
+           help="Largest picture, width times height [default: 100000000]."),
 )  # fmt: skip
 
 layer_option: Callable[[Any], Any] = option(
     "--layer",
     metavar="LAYER",
+    section=_MODEL,
     help="Feature map: tensor, node, or position from the end, such as -2 ('onnxcam inspect' "
-    "lists them) [default: the last before pooling].",
+    "lists them) [default: the last one before pooling or flattening].",
 )
 
 labels_option: Callable[[Any], Any] = option(
     "--labels",
     metavar="FILE",
+    section=_MODEL,
     help="Class names: one per line, or JSON [default: from the model, or ImageNet's for 1000].",
 )
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 PATIENCE = 0.7  # seconds of work before a bar appears
-BAR = 24  # characters
+BAR, SHORT = 24, 30  # characters of a bar, and of a class name that is printed in full
 
 
 def width() -> int | None:
@@ -42,6 +42,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: str = "")
             for cell, wide, title in zip(line, widths, header, strict=True)
         ]
         click.echo("  ".join(cells).rstrip())
+
+
+def label(name: str, index: int) -> str:
+    """A class in a line of text: "bee (309)"; of many synonyms the first."""
+    if not name or name == f"class {index}":
+        return f"class {index}"
+    short = name if len(name) <= SHORT else name.split(",")[0]
+    return f"{short} ({index})"
 
 
 def document(value: Any) -> None:

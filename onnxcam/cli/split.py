@@ -71,15 +71,13 @@ def _write(contents: dict[Path, bytes], force: bool) -> None:
     try:
         for path, data in contents.items():
             new = not path.exists()
-            path.parent.mkdir(parents=True, exist_ok=True)
+            names.make_folder(path.parent)
             write_atomic(path, data, force)
             made += [path] if new else []
-    except (OutputError, OSError, KeyboardInterrupt) as error:
+    except (OutputError, KeyboardInterrupt):
         for path in made:
             with contextlib.suppress(OSError):
                 path.unlink()
-        if isinstance(error, OSError):
-            raise OutputError(f"cannot write: {error}") from error
         raise
 
 

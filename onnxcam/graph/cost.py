@@ -3,45 +3,39 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from onnxcam.graph.model import Model, to_graph
-from onnxcam.graph.shapes import Shape, Static, static_shapes
+from onnxcam.graph.model import Model
+from onnxcam.graph.shapes import Shape, static_shapes
 
 
-def stack_bytes(model: Model, prefix: str = "") -> int:
-    """The most bytes that tensors named `prefix…` take at once while `model` runs for one image.
+def peak_bytes(model: Model, counted: set[str]) -> int:
+    """The most bytes that the tensors named in `counted` take at once while `model` runs.
 
-    Free dimensions (the batch, a block of units) are bound to 1; weights do not count.
+    Free dimensions (the batch, a block of units) are bound to 1: it is the price of one image, or
+    of one unit of one image.
     """
     inputs: dict[str, Shape] = {
-        t.name: tuple(n if isinstance(n, int) else 1 for n in t.shape or ())
-        for t in to_graph(model).inputs
+        i.name: tuple(d.dim_value or 1 for d in i.type.tensor_type.shape.dim)
+        for i in model.proto.graph.input
     }
     static = static_shapes(model, inputs)
-    return peak_bytes(to_graph(model), static, prefix)
 
-
-def peak_bytes(graph: gs.Graph, static: Static, prefix: str = "") -> int:
-    """The most bytes alive at once in tensors named `prefix…` while the nodes run in order."""
-
-    def size(t: gs.Tensor) -> int:
-        if not t.name.startswith(prefix):
+    def size(name: str) -> int:
+        if name not in counted:
             return 0
-        dtype = static.dtypes.get(t.name, np.dtype(np.float32))
-        return int(np.prod(static.shapes.get(t.name, ()), dtype=np.float64)) * dtype.itemsize
+        dtype = static.dtypes.get(name, np.dtype(np.float32))
+        return int(np.prod(static.shapes.get(name, ()), dtype=np.float64)) * dtype.itemsize
 
-    given = {t.name for t in graph.inputs}
     left: dict[str, int] = {}
-    for node in graph.nodes:
-        for t in node.inputs:
-            left[t.name] = left.get(t.name, 0) + 1
+    for node in model.proto.graph.node:
+        for name in node.input:
+            left[name] = left.get(name, 0) + 1
     alive = peak = 0
-    for node in graph.nodes:
-        alive += sum(size(t) for t in node.outputs)
+    for node in model.proto.graph.node:
+        alive += sum(map(size, node.output))
         peak = max(peak, alive)
-        for t in node.inputs:
-            left[t.name] -= 1
-            if not left[t.name] and t.name not in given and not isinstance(t, gs.Constant):
-                alive -= size(t)
+        for name in node.input:
+            left[name] -= 1
+            if not left[name]:
+                alive -= size(name)
     return peak

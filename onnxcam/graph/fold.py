@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-MOST_BYTES = 1 << 16
+MOST_BYTES = 1 << 22
 """Results beyond this size are left in the graph."""
 
 

@@ -18,11 +18,12 @@ from onnxcam.graph.batch import free_batch, unstride
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.layers import feature_maps, find_layer
-from onnxcam.graph.model import Model, to_graph, to_model
+from onnxcam.graph.model import Model, array_of, constant, to_graph, to_model
 from onnxcam.graph.quantised import show_floats
 from onnxcam.graph.read import MAX_BYTES, read_model
 from onnxcam.graph.score import Score, find_score
-from onnxcam.graph.shapes import Probe, marked, static_shapes
+from onnxcam.graph.shapes import Probe, Static, marked, static_shapes
+from onnxcam.graph.weights import constants_to_initializers
 
 OPSET = 18
 """Operator set that older models are raised to."""
@@ -265,7 +266,9 @@ def _raised(model: Model, notes: list[str]) -> Model:
     for key, value in model.metadata.items():
         if not any(p.key == key for p in raised.metadata_props):
             raised.metadata_props.add(key=key, value=value)
-    return Model(raised, model.weights)
+    weights = dict(model.weights)
+    constants_to_initializers(raised.graph, weights)  # the converter writes axes as nodes
+    return Model(raised, weights)
 
 
 def _normal(
@@ -324,6 +327,7 @@ def _annotated(model: Model, image: Image, probe: Probe | None) -> Model:
     one = static_shapes(model, {image.name: image.shape(1)}, probe)
     two = static_shapes(model, {image.name: image.shape(2)}, probe)
     graph = to_graph(model)
+    _fold_shapes(graph, one, two)
     for node in graph.nodes:
         for tensor in node.outputs:
             known = tensor.name in one.shapes and tensor.name in two.shapes
@@ -336,6 +340,26 @@ def _annotated(model: Model, image: Image, probe: Probe | None) -> Model:
         raise ValueError(f"{output.name!r} has shape {output.shape}")
     unstride(graph, one, two)
     return to_model(graph, model, model.metadata)
+
+
+def _fold_shapes(graph: gs.Graph, one: Static, two: Static) -> None:
+    """Makes constants of what follows from constants and shapes, whatever the batch."""
+    outputs = {t.name for t in graph.outputs}
+    for node in graph.nodes:
+        held = node.inputs[0] if node.op == "Identity" and not node.domain else None
+        if isinstance(held, gs.Constant) and node.outputs[0].name not in outputs:
+            value = array_of(held)
+        elif len(node.outputs) == 1 and node.outputs[0].name not in outputs:
+            a, b = (s.values.get(node.outputs[0].name) for s in (one, two))
+            value = a if a is not None and b is not None and np.array_equal(a, b) else None
+        else:
+            continue
+        if value is not None:
+            result = node.outputs[0]
+            node.outputs.clear()
+            result.to_constant(value)
+            result._values = constant(result.name, value)._values
+    graph.cleanup(remove_unused_graph_inputs=False).toposort()
 
 
 def _annotated_fixed(model: Model, image: Image, batch: int, probe: Probe | None) -> Model:

@@ -105,7 +105,7 @@ def constant(name: str, array: np.ndarray) -> gs.Constant:
     """A graph constant for `array`, kept beside the graph if it is large."""
     data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
     large = array.nbytes > INLINE_BYTES and data_type in KEPT_OUT
-    return gs.Constant(name, Weight(array) if large else np.ascontiguousarray(array))
+    return gs.Constant(name, Weight(array) if large else np.asarray(array, order="C"))
 
 
 def array_of(tensor: gs.Tensor) -> np.ndarray | None:

@@ -9,6 +9,7 @@ else (N · heads). Where an export fixed the batch, `batch_axes` follows it oper
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +20,14 @@ import onnx_graphsurgeon as gs
 
 from onnxcam.errors import ModelError
 from onnxcam.graph.fold import MOST_BYTES, fold
-from onnxcam.graph.model import Model, array_of, to_graph
+from onnxcam.graph.model import Model, array_of
 
 Shape = tuple[int, ...]
 Probe = Callable[[Model, dict[str, np.ndarray], list[str]], list[np.ndarray]]
 """Runs a model: (model, feeds, output names) → arrays. The runtime gives it to the loader."""
 
-_ROUNDS = 24
+MOST_FOLDED = 1 << 28
+"""Bytes of folded values kept at most: a graph that folds to more was made to exhaust memory."""
 
 
 @dataclass(frozen=True)
@@ -42,109 +44,133 @@ class Static:
     dtypes: dict[str, np.dtype]
     values: dict[str, np.ndarray]
 
+    def note(self, name: str, shape: Shape | None, element: int) -> None:
+        """Keeps what was found out about a tensor; `element` is an ONNX element type."""
+        if shape is not None:
+            self.shapes[name] = shape
+        if element:
+            self.dtypes[name] = onnx.helper.tensor_dtype_to_np_dtype(element)
+
+    def type_of(self, name: str) -> onnx.TypeProto:
+        """Type and shape of a tensor as a message."""
+        element = onnx.helper.np_dtype_to_tensor_dtype(self.dtypes[name])
+        return onnx.helper.make_tensor_type_proto(element, self.shapes.get(name))
+
 
 def static_shapes(model: Model, inputs: dict[str, Shape], probe: Probe | None = None) -> Static:
     """Shapes, element types and shape arithmetic when the inputs have the shapes `inputs`.
 
+    One pass over the nodes: each is folded if its inputs are known, else onnx infers its outputs.
     Where inference stops (operators outside the standard), one run through `probe` settles it.
     """
-    graph = to_graph(model)
-    for node in graph.nodes:
-        for tensor in node.outputs:
-            tensor.shape = None
-    for tensor in graph.inputs:
-        tensor.shape = list(inputs.get(tensor.name, tensor.shape or ()))
-    shapes: dict[str, Shape] = {}
-    dtypes: dict[str, np.dtype] = {}
-    for _ in range(_ROUNDS):
-        shapes, dtypes = _infer(graph)
-        if not _fold_known(graph, shapes):
-            break
-    named = [t for n in graph.nodes for t in n.outputs if t.name and not isinstance(t, gs.Constant)]
-    unknown = [t for t in named if t.name not in shapes]
-    if unknown and probe is not None:
-        _probed(model, inputs, [t.name for t in unknown], probe, shapes, dtypes)
-    folded = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
-    small = {t.name: _small(t) for t in folded}
-    return Static(shapes, dtypes, {name: v for name, v in small.items() if v is not None})
-
-
-def _infer(graph: gs.Graph) -> tuple[dict[str, Shape], dict[str, np.dtype]]:
-    proto = gs.export_onnx(graph, do_type_check=False)
-    for output in proto.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    try:
-        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception as error:  # its C++ side raises plain RuntimeError and worse
-        raise ModelError(f"the graph's shapes contradict each other: {error}") from error
-    shapes, dtypes = {}, {}
-    graph_proto = proto.graph
-    for info in (*graph_proto.input, *graph_proto.value_info, *graph_proto.output):
+    found = Static({}, {}, {})
+    graph = model.proto.graph
+    for info in graph.input:
         kind = info.type.tensor_type
-        if not info.type.HasField("tensor_type"):
+        declared = tuple(d.dim_value for d in kind.shape.dim)
+        found.note(info.name, inputs.get(info.name, declared), kind.elem_type)
+    for tensor in graph.initializer:
+        found.note(tensor.name, tuple(tensor.dims), tensor.data_type)
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            found.values[tensor.name] = _values(tensor)
+    for name, array in model.weights.items():  # positions and shapes are integers
+        if np.issubdtype(array.dtype, np.integer) and array.nbytes <= MOST_BYTES:
+            found.values[name] = array
+    _sweep(model, found)
+    unknown = [t for node in graph.node for t in node.output if t and t not in found.shapes]
+    if unknown and probe is not None:
+        _probed(model, inputs, unknown, probe, found)
+    return found
+
+
+def _values(tensor: onnx.TensorProto) -> np.ndarray:
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"weight {tensor.name!r} is damaged: {error}") from error
+
+
+def _sweep(model: Model, found: Static) -> None:
+    versions = {
+        "" if o.domain == "ai.onnx" else o.domain: o.version for o in model.proto.opset_import
+    }
+    folded = 0
+    for node in model.proto.graph.node:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        value = _known_value(node, domain, found)
+        if value is not None and value.nbytes <= MOST_BYTES and folded < MOST_FOLDED:
+            name = node.output[0]
+            folded += value.nbytes
+            found.values[name] = value
+            found.note(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+        elif all(t in found.dtypes for t in node.input if t):
+            _infer(node, domain, versions.get(domain, 1), found)
+
+
+def _known_value(node: onnx.NodeProto, domain: str, found: Static) -> np.ndarray | None:
+    """The output of a node that follows from constants and shapes alone."""
+    if domain or len(node.output) != 1:
+        return None
+    if node.op_type in ("Shape", "Size") and node.input[0] in found.shapes:
+        dims = found.shapes[node.input[0]]
+        if node.op_type == "Size":
+            return np.array(np.prod(dims, dtype=np.int64), np.int64)
+        attributes = _attributes(node)
+        return np.array(dims[slice(attributes.get("start"), attributes.get("end"))], np.int64)
+    arrays = [found.values.get(t) for t in node.input]
+    if any(a is None and t for a, t in zip(arrays, node.input, strict=True)):
+        return None
+    return fold(node.op_type, arrays, _attributes(node))
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for attribute in node.attribute:
+        value = onnx.helper.get_attribute_value(attribute)
+        is_tensor = isinstance(value, onnx.TensorProto)
+        plain[attribute.name] = _values(value) if is_tensor else value
+    return plain
+
+
+@functools.cache
+def _schema(op: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(op, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _infer(node: onnx.NodeProto, domain: str, version: int, found: Static) -> None:
+    schema = _schema(node.op_type, version, domain)
+    if schema is None:
+        return
+    types = {t: found.type_of(t) for t in node.input if t}
+    data = {
+        t: onnx.numpy_helper.from_array(found.values[t], t) for t in node.input if t in found.values
+    }
+    try:
+        outputs = onnx.shape_inference.infer_node_outputs(
+            schema, node, types, data, opset_imports=[onnx.helper.make_opsetid(domain, version)]
+        )
+    except Exception:  # its C++ side raises plain RuntimeError and worse; the shape stays unknown
+        return
+    for name, kind in outputs.items():
+        if not kind.HasField("tensor_type"):
             continue
-        if kind.elem_type:
-            dtypes[info.name] = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        dims = kind.shape.dim
-        if kind.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-            shapes[info.name] = tuple(d.dim_value for d in dims)
-    for tensor in graph_proto.initializer:
-        shapes[tensor.name] = tuple(tensor.dims)
-        dtypes[tensor.name] = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return shapes, dtypes
-
-
-def _fold_known(graph: gs.Graph, shapes: dict[str, Shape]) -> bool:
-    """Turns what is constant by now into constants; says whether anything changed."""
-    changed = False
-    for node in graph.nodes:
-        if len(node.outputs) != 1 or isinstance(node.outputs[0], gs.Constant):
-            continue
-        value: np.ndarray | None = None
-        if node.op == "Shape" and node.inputs[0].name in shapes:
-            dims = shapes[node.inputs[0].name]
-            value = np.array(dims[slice(node.attrs.get("start"), node.attrs.get("end"))], np.int64)
-        elif node.op == "Size" and node.inputs[0].name in shapes:
-            value = np.array(np.prod(shapes[node.inputs[0].name]), np.int64)
-        elif not node.domain:
-            arrays = [_small(t) for t in node.inputs]
-            if all(a is not None or not t.name for a, t in zip(arrays, node.inputs, strict=True)):
-                value = fold(node.op, arrays, _plain(node.attrs))
-        if value is not None and value.nbytes <= MOST_BYTES:
-            output = node.outputs[0]
-            node.outputs.clear()
-            output.to_constant(value)
-            changed = True
-    graph.nodes = [n for n in graph.nodes if n.outputs]
-    return changed
-
-
-def _small(tensor: gs.Tensor) -> np.ndarray | None:
-    if isinstance(tensor, gs.Constant) and np.prod(tensor.shape, dtype=np.float64) <= MOST_BYTES:
-        return array_of(tensor)
-    return None
-
-
-def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {k: array_of(v) if isinstance(v, gs.Tensor) else v for k, v in attributes.items()}
+        dims = kind.tensor_type.shape.dim
+        known = kind.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims)
+        shape = tuple(d.dim_value for d in dims) if known else None
+        found.note(name, shape, kind.tensor_type.elem_type)
 
 
 def _probed(
-    model: Model,
-    inputs: dict[str, Shape],
-    unknown: list[str],
-    probe: Probe,
-    shapes: dict[str, Shape],
-    dtypes: dict[str, np.dtype],
+    model: Model, inputs: dict[str, Shape], unknown: list[str], probe: Probe, found: Static
 ) -> None:
     rng = np.random.default_rng(0)
-    feeds = {
-        name: rng.random(shape).astype(dtypes.get(name, np.dtype(np.float32)))
-        for name, shape in inputs.items()
-    }
+    feeds = {name: rng.random(shape).astype(found.dtypes[name]) for name, shape in inputs.items()}
     for name, array in zip(unknown, probe(model, feeds, unknown), strict=True):
         if isinstance(array, np.ndarray):
-            shapes[name], dtypes[name] = array.shape, array.dtype
+            found.shapes[name], found.dtypes[name] = array.shape, array.dtype
 
 
 def batch_axes(graph: gs.Graph, image: str, shapes: dict[str, Shape]) -> dict[str, int]:

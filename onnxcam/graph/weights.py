@@ -74,7 +74,7 @@ def detach(
     del graph.initializer[:]
     light.ParseFromString(proto.SerializeToString())
     light.graph.initializer.extend(kept)
-    _constants_to_initializers(light.graph, weights)
+    constants_to_initializers(light.graph, weights)
     return light, weights
 
 
@@ -100,7 +100,7 @@ def _damaged(tensor: onnx.TensorProto) -> ModelError:
     )
 
 
-def _constants_to_initializers(graph: onnx.GraphProto, weights: dict[str, np.ndarray]) -> None:
+def constants_to_initializers(graph: onnx.GraphProto, weights: dict[str, np.ndarray]) -> None:
     """Turns Constant nodes into initializers, so that there is one form of a constant."""
     nodes = []
     for node in graph.node:
