@@ -247,9 +247,9 @@ class _Job:
             if self._any_readable(paths):
                 raise
         self._headline(left_out)
-        target = self.target or None
+        target: int | str | list[int] | None = self.target or None
         if isinstance(target, list) and len(target) == 1:
-            target = target[0]
+            (target,) = target
         for number, (path, place) in enumerate(zip(paths, places, strict=True)):
             bar.start(number, path.name)
             try:

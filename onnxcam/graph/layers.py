@@ -5,6 +5,7 @@ No name is looked at.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.errors import LayerError, ModelError, close_matches
@@ -78,23 +79,15 @@ def feature_maps(
     return every, default
 
 
-def find_layer(
-    graph: gs.Graph,
-    candidates: list[FeatureMap],
-    default: FeatureMap,
-    image: str,
-    score: str,
-    layer: str | int | None,
-) -> FeatureMap:
-    """The feature map that `layer` names: tensor, node, or position such as -2 from the end.
+def find_tensor(
+    graph: gs.Graph, candidates: list[FeatureMap], image: str, score: str, layer: str | int
+) -> gs.Tensor:
+    """The tensor that `layer` names: a tensor, a node, or a candidate's position such as -2.
 
     Raises:
-        LayerError: there is none, it does not lead to the score, or it has no grid.
+        LayerError: there is none, or it does not lie between image and score.
     """
-    if layer is None:
-        return default
     text = str(layer)
-    known = {m.tensor: m for m in candidates}
     tensors = graph.tensors()
     if text not in tensors and text.lstrip("-").isdigit():
         index = int(text)
@@ -103,38 +96,49 @@ def find_layer(
                 f"there is no feature map {index}: the model has {len(candidates)}, "
                 f"numbered {-len(candidates)} to -1 ('onnxcam inspect' lists them)"
             )
-        return candidates[index]
+        return tensors[candidates[index].tensor]
     nodes = {n.name: n for n in graph.nodes if n.name and n.outputs}
     if text not in tensors and text in nodes:
         text = nodes[text].outputs[0].name
-    if text in known:
-        return known[text]
     if text not in tensors:
-        near = close_matches(text, [*known, *nodes])
+        near = close_matches(text, [*(m.tensor for m in candidates), *nodes])
         raise LayerError(
             f"there is no tensor or node {text!r} in the model{near}; "
             "'onnxcam inspect' lists the feature maps"
         )
     path = path_nodes(graph, image, score)
-    tensor = tensors[text]
-    if not any(tensor.name in (t.name for t in n.outputs) for n in path):
+    if not any(text in (t.name for t in n.outputs) for n in path):
         raise LayerError(
             f"{text!r} does not lie between the image and the score, so the score cannot depend "
             "on it; 'onnxcam inspect' lists the feature maps"
         )
-    spatial = spatial_of(tensor)
+    return tensors[text]
+
+
+def find_layer(
+    graph: gs.Graph, candidates: list[FeatureMap], image: str, score: str, layer: str | int
+) -> FeatureMap:
+    """The feature map that `layer` names; see `find_tensor`.
+
+    Raises:
+        LayerError: there is none, it does not lead to the score, or it has no grid.
+    """
+    tensor = find_tensor(graph, candidates, image, score, layer)
+    known = {m.tensor: m for m in candidates}
+    if tensor.name in known:
+        return known[tensor.name]
+    spatial, shape, prefix = spatial_of(tensor), list(tensor.shape or []), 0
     if spatial is None:
         like = next((m for m in candidates if m.layout == "NTC"), None)
-        shape = list(tensor.shape or [])
         if like is not None and len(shape) == 3 and shape[1] == like.prefix + area(like.grid):
-            return feature_map(
-                tensor, Spatial("NTC", shape[2], like.grid), like.prefix, "named by the user"
-            )
+            spatial, prefix = Spatial("NTC", shape[2], like.grid), like.prefix
+    if spatial is None or tensor.dtype not in (np.float16, np.float32, np.float64):
+        shown = "unknown" if not shape else f"({', '.join(map(str, shape))})"
         raise LayerError(
-            f"{text!r} has shape {_shown(tensor.shape)}, not that of a feature map "
-            "(N, units, height, width); 'onnxcam inspect' lists the feature maps"
+            f"{tensor.name!r} has shape {shown} and type {tensor.dtype}, not those of a feature "
+            "map (N, units, height, width); 'onnxcam inspect' lists the feature maps"
         )
-    return feature_map(tensor, spatial, 0, "named by the user")
+    return feature_map(tensor, spatial, prefix, "named by the user")
 
 
 def _rectifies(node: gs.Node) -> bool:
@@ -168,7 +172,3 @@ def _why(node: gs.Node, path: list[gs.Node], position: dict[str, int]) -> str:
 def _ordinal(n: int) -> str:
     suffix = "th" if 10 <= n % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
     return f"{n}{suffix}"
-
-
-def _shown(shape: list[object] | None) -> str:
-    return "unknown" if shape is None else f"({', '.join(map(str, shape))})"

@@ -17,7 +17,7 @@ from onnxcam.errors import ModelError, close_matches
 from onnxcam.graph.batch import free_batch, unstride
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import FeatureMap
-from onnxcam.graph.layers import feature_maps, find_layer
+from onnxcam.graph.layers import feature_maps, find_layer, find_tensor
 from onnxcam.graph.model import Model, array_of, constant, to_graph, to_model
 from onnxcam.graph.quantised import show_floats
 from onnxcam.graph.read import MAX_BYTES, read_model
@@ -89,9 +89,16 @@ class Classifier:
 
     def layer(self, layer: str | int | None = None) -> FeatureMap:
         """The feature map that `layer` names (tensor, node or position); see `find_layer`."""
-        return find_layer(
-            self.graph(), self.maps, self.default, self.image.name, self.score.logit, layer
-        )
+        if layer is None:
+            return self.default
+        return find_layer(self.graph(), self.maps, self.image.name, self.score.logit, layer)
+
+    def tensor(self, layer: str | int | None = None) -> str:
+        """The name of any tensor between image and score that `layer` names; see `find_tensor`."""
+        if layer is None:
+            return self.default.tensor
+        graph = self.graph()
+        return str(find_tensor(graph, self.maps, self.image.name, self.score.logit, layer).name)
 
     def resized(self, size: tuple[int, int]) -> Classifier:
         """The same classifier for images of another `size` (height, width)."""
@@ -117,7 +124,7 @@ def load(
         inputs: values for the other inputs of the model.
         size: height and width to analyse a model with free image size at.
         probe: runs a model, for operators whose shapes onnx cannot infer.
-        max_bytes: largest file accepted.
+        max_bytes: largest file, and largest tensor of the model, accepted.
 
     Raises:
         ModelError: what was met, at which node, and what to do.
@@ -147,6 +154,7 @@ def load(
             f"the output {score.logit!r} has shape {shown}: no single axis of classes, so this is "
             "no image classifier (a detector or segmenter?); name a score tensor with --output"
         )
+    _bounded(graph, max_bytes)
     maps, default = feature_maps(graph, info.name, info.size, score.logit)
     return Classifier(
         model=model,
@@ -159,8 +167,27 @@ def load(
         notes=notes,
         source=read,
         name=Path(source).name if isinstance(source, str | os.PathLike) else "model",
-        options={"image": image, "output": output, "inputs": inputs, "probe": probe},
+        options={
+            "image": image,
+            "output": output,
+            "inputs": inputs,
+            "probe": probe,
+            "max_bytes": max_bytes,
+        },
     )
+
+
+def _bounded(graph: gs.Graph, most: int) -> None:
+    for node in graph.nodes:
+        for t in node.outputs:
+            shape = [n for n in t.shape or () if isinstance(n, int)]
+            size = np.prod(shape, dtype=np.float64) * np.dtype(t.dtype or np.uint8).itemsize
+            if size > most:
+                raise ModelError(
+                    f"tensor {t.name!r} of node {node.name!r} ({node.op}) would take {size:,.0f} "
+                    f"bytes for one image, more than the limit of {most:,}; raise it with "
+                    "--max-model-bytes if the model is to be trusted"
+                )
 
 
 def _graph(model: Model) -> gs.Graph:

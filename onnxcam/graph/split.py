@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
-from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.load import Classifier
 from onnxcam.graph.model import Model, to_model
 from onnxcam.graph.paths import every_input, reached
@@ -51,19 +50,24 @@ def crossing(graph: gs.Graph, image: str, layer: str, outputs: Sequence[str]) ->
 
 
 def split(classifier: Classifier, layer: str | int | None = None) -> tuple[Model, Model]:
-    """Splits a classifier at a feature map into features (image → A) and head (A → scores).
+    """Splits a classifier at a tensor into features (image → A) and head (A → scores).
 
     `head(features(x)) == model(x)`; tensors that go around the feature map (skip connections) are
     further outputs of the features and inputs of the head, under their own names. The batch is
     free in both where it is in the classifier.
 
+    Args:
+        classifier: what to split.
+        layer: any tensor between image and score, by name, by its node, or by position among the
+            feature maps (-2); None for the default feature map.
+
     Raises:
-        LayerError: `layer` does not name a feature map.
+        LayerError: `layer` names no such tensor.
     """
-    found: FeatureMap = classifier.layer(layer)
+    found = classifier.tensor(layer)
     graph = classifier.graph()
     outputs = [t.name for t in graph.outputs]
-    middle = [found.tensor, *crossing(graph, classifier.image.name, found.tensor, outputs)]
+    middle = [found, *crossing(graph, classifier.image.name, found, outputs)]
     features = extract(graph, [classifier.image.name], middle, classifier.model)
     head = extract(graph, middle, outputs, classifier.model)
     return features, head
