@@ -52,6 +52,17 @@ def load(source: Source, **options: Any) -> Classifier:
     return graph.load(source, probe=probe, **options)
 
 
+def inputs_of(classifier: Classifier) -> list[tuple[str, str, list[int | str]]]:
+    """Name, type and shape of every input of the model, as its file states them."""
+    found = []
+    for value in classifier.source.proto.graph.input:
+        kind = value.type.tensor_type
+        shape = [d.dim_param or (d.dim_value if d.HasField("dim_value") else "?")
+                 for d in kind.shape.dim]  # fmt: skip
+        found.append((value.name, onnx.TensorProto.DataType.Name(kind.elem_type).lower(), shape))
+    return found
+
+
 class Explainer:
     """Explains the decisions of one classifier.
 

@@ -18,6 +18,7 @@ from onnxcam import ablate
 from onnxcam.ablate.state import Stuck
 from onnxcam.errors import OptionError
 from onnxcam.graph.cost import peak_bytes
+from onnxcam.graph.early import pick_early
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.load import Classifier
@@ -181,8 +182,10 @@ def _compose(classifier: Classifier, what: Recipe, way: str, blocks: bool) -> gs
     graph = classifier.graph()
     graph.outputs = []
     e = Emitter(graph)
-    tensors = graph.tensors()
     name = classifier.score.logit if what.score == "logit" else classifier.score.probability
+    if way == "exact":
+        pick_early(e, what.layer.tensor, name)
+    tensors = graph.tensors()
     score = tensors[name]
     target = gs.Variable(TARGET, np.dtype(np.int64), [_rows(classifier), what.targets])
     graph.inputs.append(target)

@@ -93,7 +93,13 @@ def test_the_table_fits_100_columns(figures: dict[str, Any]) -> None:
         *bench.details(long_name),
     ]
     assert max(map(len, lines)) <= 100
-    assert "one run" in lines[2] and f"{figures['time']['ratio']:.2f} (" in lines[2]
+    assert "one run" in lines[2] and f"{bench._short(figures['time']['ratio'])} (" in lines[2]
+
+
+def test_ratios_keep_three_figures() -> None:
+    assert [bench._short(r) for r in (1.049, 9.996, 15.14, 99.96, 2009.4)] == [
+        "1.05", "10.0", "15.1", "100", "2009",
+    ]  # fmt: skip
 
 
 def test_units_are_spread_evenly() -> None:

@@ -703,6 +703,15 @@ def test_values_from_a_file() -> None:
     assert name == "x" and value.tolist() == [0, 1, 2]
 
 
+def test_names_of_others_cannot_steer_the_terminal(folder: Path) -> None:
+    Path("labels.txt").write_text("\n".join(f"\x1b[2J{i}" for i in range(10)))
+    draw_scene(1).save("a\x07\nb.png")
+    result = explain("a\x07\nb.png", "--labels", "labels.txt", "-t", "3", "--kind", "none")
+    assert "\na\\x07\\nb.png: \\x1b[2J3 (3), logit" in result.stdout
+    result = explain("one.png", "--target", "\x1b[2J", code=1)
+    assert "\x1b" not in result.output
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -740,7 +749,8 @@ def test_a_program_says_nothing_on_stderr() -> None:
 
 
 def test_a_terminal_that_knows_few_characters() -> None:
-    done = program("inspect", MODEL, env=os.environ | {"PYTHONIOENCODING": "latin-1"})
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = program("inspect", MODEL, env=latin, encoding="latin-1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "cup (2); \\u2026" in done.stdout
 

@@ -33,7 +33,12 @@ class Case:
 
     def explain(self, progress: Any = None, **options: Any) -> Explanation:
         explainer = Explainer(
-            self.classifier, layer=self.layer, score=self.score, provider="cpu", **options
+            self.classifier,
+            layer=self.layer,
+            score=self.score,
+            provider="cpu",
+            threads=1,
+            **options,
         )
         return explainer(self.x, np.tile(self.classes, (len(self.x), 1)), progress)
 

@@ -339,8 +339,8 @@ def _compared(
 
 
 HEAD = (
-    f"{'':28}{'':>7}{'':>11}{'time, ms':>17}  {'':17}{'peak, MiB':>18}\n"
-    f"{'model':28}{'units':>7}{'mode':>11}{'plain':>8}{'explain':>9}  "
+    f"{'':26}{'':>7}{'':>11}{'time, ms':>17}  {'':17}{'peak, MiB':>16}\n"
+    f"{'model':26}{'units':>7}{'mode':>11}{'plain':>8}{'explain':>9}  "
     f"{'ratio (range)':17}{'plain':>6}{'explain':>8}{'ratio':>6}"
 )
 
@@ -348,16 +348,18 @@ HEAD = (
 def row(name: str, units: int, part: dict[str, Any]) -> str:
     """A line of the table."""
     spent, memory = part["time"], part["memory"]
-    low, high = spent.get("ratio_range", (None, None))
-    span = " estimated" if low is None else f" ({low:.2f}–{high:.2f})"
-    ratio = spent["ratio"]
-    shown = f"{ratio:.2f}" if ratio < 100 else f"{ratio:.0f}"
+    span = spent.get("ratio_range")
+    behind = " estimated" if span is None else f" ({'–'.join(map(_short, span))})"
     return (
-        f"{_cut(name, 27):28}{units:>7}{part['mode']:>11}{1e3 * spent['plain_s']:>8.1f}"
-        f"{1e3 * spent['explain_s']:>9.1f}  {shown + span:17}"
+        f"{_cut(name, 25):26}{units:>7}{part['mode']:>11}{1e3 * spent['plain_s']:>8.1f}"
+        f"{1e3 * spent['explain_s']:>9.1f}  {_short(spent['ratio']) + behind:17}"
         f"{memory['plain']['peak'] / MIB:>6.0f}{memory['explain']['peak'] / MIB:>8.0f}"
         f"{memory['ratio']:>6.2f}"
     )
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.{2 if ratio < 9.995 else 1 if ratio < 99.95 else 0}f}"
 
 
 def _cut(text: str, width: int) -> str:

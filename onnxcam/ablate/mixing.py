@@ -105,9 +105,12 @@ def _conv_blocks(w: Walk, node: gs.Node, part: gs.Tensor, slices: gs.Tensor) -> 
     """For a block of units, whose number is not known here, `group` cannot be: 1×1 kernels only."""
     e, attrs = w.e, node.attrs
     kernel, out = node.inputs[1], node.outputs[0]
-    plain = all(n == 1 for n in [*kernel.shape[2:], *attrs.get("strides", [1])])
-    if not plain or any(attrs.get("pads", [0])):
+    if any(n != 1 for n in kernel.shape[2:]) or any(attrs.get("pads", [0])):
         return None
+    strides = attrs.get("strides", [1])
+    if any(n != 1 for n in strides):
+        axes = list(range(2, 2 + len(strides)))
+        part = e.Slice(part, [0] * len(axes), [1 << 30] * len(axes), axes, list(strides))
     # (N, B, h, w) and (B, C, 1, 1) → (B, N, C, h, w): an outer product.
     first = e.Transpose(part, perm=[1, 0, *range(2, len(out.shape))])
     return Delta(

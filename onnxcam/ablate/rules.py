@@ -15,8 +15,12 @@ from onnxcam.ablate.state import Batch, Delta, Lane, Rule, State, Stuck, Walk
 from onnxcam.graph.model import array_of
 
 
-def _linear_zero(op: str) -> bool:
-    return op in ("Identity", "Neg", "Cast", "Dropout")
+_FLOATS = (np.float16, np.float32, np.float64)
+
+
+def _is_linear(node: gs.Node) -> bool:
+    rounds = node.op == "Cast" and node.outputs[0].dtype not in _FLOATS
+    return node.op in ("Identity", "Neg", "Cast", "Dropout") and not rounds
 
 
 _ZERO_STAYS = {  # f(0) = 0
@@ -70,7 +74,7 @@ def pointwise(w: Walk, node: gs.Node, states: list[State]) -> State:
         if x.off is None and (node.op in _ZERO_STAYS or _clips_around_zero(node)):
             return x
         return Lane(_again(w, node, w.zeros(node.inputs[0], x)), x.axis, x.outer, x.inner)
-    if isinstance(x, Delta) and _linear_zero(node.op):
+    if isinstance(x, Delta) and _is_linear(node):
         return Delta(_again(w, node, x.part))
     return None
 
@@ -121,11 +125,13 @@ def batch_norm(w: Walk, node: gs.Node, states: list[State]) -> State:
 
 def binary(w: Walk, node: gs.Node, states: list[State]) -> State:
     """x ∘ y with broadcasting, for the arithmetic operators."""
+    if len(node.inputs) != 2:
+        return None
     (a, b), (x, y) = node.inputs, states
     out = node.outputs[0]
     if isinstance(x, Lane) or isinstance(y, Lane):
         return _binary_lane(w, node, x, y)
-    if node.op in ("Add", "Sub"):
+    if node.op in ("Add", "Sum", "Sub"):
         if isinstance(x, Delta) and isinstance(y, Delta) and a.shape == b.shape:
             return Delta(_op(w, node.op, x.part, y.part))
         if isinstance(x, Delta) and y is None and a.shape == out.shape:
@@ -161,7 +167,8 @@ def _binary_lane(w: Walk, node: gs.Node, x: State, y: State) -> State:
     zero_x = isinstance(x, Lane) and x.off is None
     zero_y = isinstance(y, Lane) and y.off is None
     both = zero_x and zero_y
-    stays = {"Mul": zero_x or zero_y, "Div": zero_x and y is None, "Add": both, "Sub": both}
+    stays = {"Mul": zero_x or zero_y, "Div": zero_x and y is None}
+    stays |= dict.fromkeys(("Add", "Sum", "Sub"), both)
     if stays.get(node.op, False):
         return Lane(None, *lanes[0])
     sides = [
@@ -205,15 +212,20 @@ def transpose(w: Walk, node: gs.Node, states: list[State]) -> State:
     return Delta(_again(w, node, x.part)) if isinstance(x, Delta) else None
 
 
-def reduce(w: Walk, node: gs.Node, states: list[State]) -> State:
-    """Reduce…: over other axes than that of the units; mean and sum are linear."""
-    x, rank = states[0], len(node.inputs[0].shape)
+def reduced_axes(node: gs.Node) -> set[int] | None:
+    """The axes over which a Reduce… works, or None where they are not constant."""
     axes = node.attrs.get("axes")
     if axes is None and len(node.inputs) > 1:
         axes = array_of(node.inputs[1])
-    if axes is None:
+    rank = len(node.inputs[0].shape)
+    return None if axes is None else {int(a) % rank for a in np.atleast_1d(axes)}
+
+
+def reduce(w: Walk, node: gs.Node, states: list[State]) -> State:
+    """Reduce…: over other axes than that of the units; mean and sum are linear."""
+    x, gone = states[0], reduced_axes(node)
+    if gone is None:
         return None
-    gone = {int(a) % rank for a in np.atleast_1d(axes)}
     if isinstance(x, Lane) and x.axis not in gone:
         off = None if x.off is None else _again(w, node, x.off)
         kept = node.attrs.get("keepdims", 1)
@@ -269,7 +281,7 @@ RULES: dict[str, Rule] = {
         pool,
     ),
     "BatchNormalization": batch_norm,
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu"), binary),
+    **dict.fromkeys(("Add", "Sum", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu"), binary),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), view),
     "Transpose": transpose,
     **dict.fromkeys(
@@ -303,10 +315,15 @@ _ALONG = {"Gather": 0, "Concat": 0, "Split": 0, "Softmax": -1, "LogSoftmax": -1,
 def _refuse_across_batch(w: Walk, node: gs.Node) -> None:
     """An operator that works along the batch would mix the stacked runs."""
     source = node.inputs[0]
-    if node.op in _ALONG and source.shape is not None:
-        along = node.attrs.get("axis", _ALONG[node.op]) % max(len(source.shape), 1)
-        if w.batch_axis(source) == along:
-            raise Stuck(f"node {node.name!r} ({node.op}) works along the batch")
+    rank = max(len(source.shape or ()), 1)
+    along: set[int] = set()
+    if node.op in _ALONG:
+        along = {node.attrs.get("axis", _ALONG[node.op]) % rank}
+    elif node.op.startswith("Reduce"):
+        axes = reduced_axes(node)
+        along = set(range(rank)) if axes is None else axes
+    if source.shape is not None and w.batch_axis(source) in along:
+        raise Stuck(f"node {node.name!r} ({node.op}) works along the batch")
 
 
 def _again(w: Walk, node: gs.Node, first: gs.Tensor) -> gs.Tensor:

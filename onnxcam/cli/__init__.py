@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from onnxcam import __version__
+from onnxcam.cli import show
 from onnxcam.cli.demo import demo
 from onnxcam.cli.explain import explain
 from onnxcam.cli.inspect import inspect
@@ -31,7 +32,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except OnnxcamError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(show.clean(" ".join(str(error).split()))) from error
         except KeyboardInterrupt:
             click.echo("\nInterrupted.", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None

@@ -215,7 +215,7 @@ def explain(ctx: click.Context, /, model: str, pictures: tuple[str, ...], **give
         show.document(job.facts)
     if job.failed:
         for path, error in job.failed:
-            click.echo(f"Error: {_told(path, error)}", err=True)
+            click.echo(show.clean(f"Error: {_told(path, error)}"), err=True)
         if len(paths) > 1:
             click.echo(f"{len(job.failed)} of {len(paths)} pictures failed", err=True)
         ctx.exit(1)
@@ -327,11 +327,11 @@ class _Job:
             if len(written) < len(targets):  # data alone: one file for all
                 own = written if number == 0 else []
             arrow = f" -> {', '.join(own)}" if own else ""
-            click.echo(f"{path}: {which}, {found.score} {score:.4g}{arrow}")
+            show.line(f"{path}: {which}, {found.score} {score:.4g}{arrow}")
         for note in found.notes:
             if note not in self._noted:
                 self._noted.add(note)
-                click.echo(f"note: {note}")
+                show.line(f"note: {note}")
 
 
 def _target(texts: Sequence[str], explainer: Explainer) -> str | list[int]:

@@ -12,7 +12,7 @@ from onnxcam.cli.options import option
 
 if TYPE_CHECKING:
     from onnxcam.api import Explainer
-    from onnxcam.graph import Classifier, FeatureMap
+    from onnxcam.graph import FeatureMap
     from onnxcam.image import Choice
 
 ROWS = 12
@@ -65,10 +65,12 @@ def inspect(model: str, image: str | None, everything: bool, as_json: bool, **gi
     if image is not None and choice is not None:
         _print_choice(explainer, image, choice, stated)
     for note in explainer.classifier.notes:
-        click.echo(f"note: {note}")
+        show.line(f"note: {note}")
 
 
 def _print_facts(explainer: Explainer) -> None:
+    from onnxcam.api import inputs_of
+
     classifier = explainer.classifier
     proto, image, score = classifier.source.proto, classifier.image, classifier.score
     names, layer = explainer.labels, explainer.recipe.layer
@@ -85,7 +87,7 @@ def _print_facts(explainer: Explainer) -> None:
         known += "; …" if len(names) > 3 else ""
     rows = [
         ("model", f"{classifier.name}: {producer}, opset {classifier.source.opset}"),
-        *(("input", _tensor(value)) for value in _inputs(classifier)),
+        *(("input", _tensor(value)) for value in inputs_of(classifier)),
         ("image", f"{image.name}, {image.layout}, {_side(image)}, {image.dtype}, batch {batch}"),
         ("score", f"{score.logit}, {ends}"),
         ("classes", f"{classifier.classes}: {known}"),
@@ -123,7 +125,7 @@ def _print_choice(
     explainer: Explainer, image: str, choice: Choice, stated: tuple[str, int, float] | None
 ) -> None:
     names = explainer.labels
-    click.echo(f"what the presets would predict on {Path(image).name}; * marks the one taken")
+    show.line(f"what the presets would predict on {Path(image).name}; * marks the one taken")
     rows = []
     if stated is not None:
         name, top, probability = stated
@@ -140,6 +142,8 @@ def _print_choice(
 def _document(
     model: str, explainer: Explainer, choice: Choice | None, stated: tuple[str, int, float] | None
 ) -> dict[str, Any]:
+    from onnxcam.api import inputs_of
+
     classifier = explainer.classifier
     proto, image, score = classifier.source.proto, classifier.image, classifier.score
     preset, reason = explainer.preset
@@ -150,7 +154,7 @@ def _document(
         "opset": classifier.source.opset,
         "inputs": [
             {"name": name, "dtype": dtype, "shape": shape}
-            for name, dtype, shape in _inputs(classifier)
+            for name, dtype, shape in inputs_of(classifier)
         ],
         "image": {
             "name": image.name,
@@ -201,19 +205,6 @@ def _document(
             }
             for name, top, probability, share in [*told, *tried]
         ]
-    return found
-
-
-def _inputs(classifier: Classifier) -> list[tuple[str, str, list[int | str]]]:
-    """Name, type and shape of the inputs, as the file states them."""
-    from onnx import TensorProto
-
-    found = []
-    for value in classifier.source.proto.graph.input:
-        kind = value.type.tensor_type
-        shape = [d.dim_param or (d.dim_value if d.HasField("dim_value") else "?")
-                 for d in kind.shape.dim]  # fmt: skip
-        found.append((value.name, TensorProto.DataType.Name(kind.elem_type).lower(), shape))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,28 +21,44 @@ def width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def clean(text: str) -> str:
+    """`text` in one line, control characters spelt out: names come from files of other people."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def line(text: str) -> None:
+    """Prints one line."""
+    click.echo(clean(text))
+
+
 def facts(rows: Iterable[tuple[str, str]]) -> None:
     """Prints names and values in two columns; long values are wrapped on a terminal."""
-    rows = list(rows)
+    rows = [(name, clean(value)) for name, value in rows]
     indent = max(len(name) for name, _ in rows) + 2
     columns = width()
     for name, value in rows:
-        if columns is not None:
-            value = click.wrap_text(value, max(columns, 40), subsequent_indent=" " * indent,
-                                    initial_indent=" " * indent).lstrip()  # fmt: skip
-        click.echo(f"{name:<{indent}}{value}")
+        lines = [value]
+        if columns is not None:  # tensor names stay whole, so that they can be copied
+            room = max(columns - indent, 30)
+            lines = textwrap.wrap(value, room, break_long_words=False, break_on_hyphens=False)
+        click.echo(f"{name:<{indent}}" + f"\n{'':<{indent}}".join(lines))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> None:
-    """Prints a table; the columns whose header is in `right` are aligned to the right."""
-    lines = [header, *rows]
+    """Prints a table; the columns whose header is in `right` are aligned to the right.
+
+    On a terminal, lines are cut at its edge.
+    """
+    lines, columns = [[clean(cell) for cell in row] for row in (header, *rows)], width()
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
         cells = [
             f"{cell:>{wide}}" if title in right.split() else f"{cell:<{wide}}"
             for cell, wide, title in zip(line, widths, header, strict=True)
         ]
-        click.echo("  ".join(cells).rstrip())
+        text = "  ".join(cells).rstrip()
+        cut = columns is not None and len(text) > columns
+        click.echo(text[: columns - 1] + "…" if cut and columns else text)
 
 
 def label(name: str, index: int) -> str:
@@ -72,7 +89,7 @@ class Bar:
 
     def start(self, done: int, name: str) -> None:
         """Says which picture is begun and how many are done."""
-        self.done, self.name = done, name
+        self.done, self.name = done, clean(name)
         self(0, 0)
 
     def __call__(self, done: int, units: int) -> None:
