@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ import onnx
 
 from onnxcam import graph, labels, runtime
 from onnxcam.engine import Engine, Progress
-from onnxcam.errors import ModelError, OptionError, PresetError, RuntimeFailure, TargetError
+from onnxcam.errors import ModelError, OptionError, PresetError, RuntimeFailure
 from onnxcam.explainer import Program, Recipe, compile_program, recipe
 from onnxcam.explanation import Explanation, PictureExplanation
 from onnxcam.graph import Classifier, Model
@@ -30,9 +31,9 @@ from onnxcam.image import (
     load_preset,
     read_picture,
 )
+from onnxcam.targets import Target, for_each, one_for_all
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Classifier"
-Target: TypeAlias = "int | str | Sequence[int | str] | np.ndarray | None"
 
 
 def probe(model: Model, feeds: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
@@ -147,7 +148,7 @@ class Explainer:
         self._preset_fields = dict(preset_fields or {})
         self._preset, self._preset_reason = self._stated_preset(preset)
 
-    @property
+    @cached_property
     def labels(self) -> list[str] | None:
         """The class names: given, from the model's metadata, or ImageNet's for 1000 and 1001."""
         classes = self.classifier.classes
@@ -174,12 +175,15 @@ class Explainer:
             RuntimeFailure: the run failed.
         """
         batch = self._fitting(images)
-        wanted = self._targets(target, len(batch))
+        wanted = for_each(target, self.labels, self.classifier.classes, len(batch))
+        return self._run(batch, wanted, progress)
+
+    def _run(self, batch: np.ndarray, wanted: np.ndarray, progress: Progress | None) -> Explanation:
         program = self.program(wanted.shape[-1] if wanted.ndim > 1 else 1, batch)
         rows = wanted.reshape(len(batch), -1)
         scores, chosen, weights, raw, positive = self._engine.run(program, batch, rows, progress)
         self._finite(scores, raw)
-        shape = (*wanted.shape,)
+        shape = wanted.shape
         what = program.recipe
         return Explanation(
             scores=scores,
@@ -217,14 +221,9 @@ class Explainer:
             else read_picture(picture, max_pixels=self.max_pixels)
         )
         preset, reason = self.preset_for([taken])
-        one = self._targets(target, None)
-        found = self(preset.tensor(taken), one[None], progress)
-        single = one.ndim == 0
+        one = one_for_all(target, self.labels, self.classifier.classes)
+        found = self._run(self._fitting(preset.tensor(taken)), one[None], progress)
         fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
-        if single:
-            fields |= {"target": found.target.reshape(1)}
-        else:
-            fields["target"] = found.target.reshape(1, -1)
         return PictureExplanation(
             **fields,
             picture=taken,
@@ -234,9 +233,14 @@ class Explainer:
         )
 
     @property
-    def preset(self) -> tuple[Preset | None, str]:
-        """The preset and where it came from; None where nothing states it and none was guessed."""
-        return self._preset, self._preset_reason
+    def preset(self) -> Preset | None:
+        """How a picture becomes a tensor; None where nothing states it and none was guessed yet."""
+        return self._preset
+
+    @property
+    def preset_reason(self) -> str:
+        """Where the preset came from, in words; empty while there is none."""
+        return self._preset_reason
 
     def preset_for(self, pictures: Iterable[Picture]) -> tuple[Preset, str]:
         """The preset for the model's input and where it came from; guessed from `pictures` if need.
@@ -349,46 +353,6 @@ class Explainer:
                 raise ModelError(f"the model takes {image.dtype} images, not {batch.dtype}")
             batch = batch.astype(image.dtype)
         return np.ascontiguousarray(batch)
-
-    def _targets(self, target: Target, count: int | None) -> np.ndarray:
-        """Class indices, −r for the r-th best: (N, …) for `count` images, () or (M,) for a picture."""
-        classes = self.classifier.classes
-
-        def index(one: Any) -> int:
-            if isinstance(one, np.integer):
-                one = int(one)
-            if isinstance(one, int) and -classes <= one < 0 and count is not None:
-                return one
-            return labels.resolve_target(one, self.labels, classes)
-
-        if target is None:
-            found = np.array(-1)
-        elif isinstance(target, str) and target.lower().startswith("top"):
-            number = target[3:] or "1"
-            if not number.isdigit() or not 1 <= int(number) <= classes:
-                raise TargetError(
-                    f"{target!r}: write top1 to top{classes}, or the index or name of a class"
-                )
-            found = -np.arange(1, int(number) + 1)
-            found = found[0] if int(number) == 1 else found
-        elif isinstance(target, str | int | np.integer):
-            found = np.array(index(target))
-        else:
-            array = np.asarray(target, dtype=object)
-            if array.size == 0:
-                raise TargetError("no class was named; give at least one")
-            found = np.array([index(t) for t in array.reshape(-1)]).reshape(array.shape)
-            if count is not None:
-                if found.ndim > 2 or len(found) != count:
-                    raise TargetError(
-                        f"{found.shape} classes for {count} images: give one class for each image, "
-                        "or an array (images, classes)"
-                    )
-                return found.astype(np.int64)
-        found = np.asarray(found, np.int64)
-        if count is None:
-            return found
-        return np.broadcast_to(found, (count, *found.shape)).copy()
 
     def _finite(self, scores: np.ndarray, raw: np.ndarray) -> None:
         if not np.isfinite(scores).all():

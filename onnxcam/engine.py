@@ -25,7 +25,7 @@ class Engine:
     """Sessions for the programs of one explainer. Safe to call from several threads."""
 
     def __init__(self, device: Device, memory: int | None = None) -> None:
-        """An engine on `device`, with a budget of `memory` bytes for copies (GPU: half of the free)."""
+        """Takes `memory` bytes as the budget for copies (GPU: half of the free memory)."""
         self.device = device
         self.memory = memory if memory is not None else (free_memory(device) or 2 * MEMORY) // 2
         self._pool = Pool()

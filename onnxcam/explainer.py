@@ -182,7 +182,8 @@ def _compose(classifier: Classifier, what: Recipe, way: str, blocks: bool) -> gs
     graph = classifier.graph()
     graph.outputs = []
     e = Emitter(graph)
-    name = classifier.score.logit if what.score == "logit" else classifier.score.probability
+    logit, probability = classifier.score.logit, classifier.score.probability
+    name = probability if what.score == "probability" and probability else logit
     if way == "exact":
         pick_early(e, what.layer.tensor, name)
     tensors = graph.tensors()
@@ -190,7 +191,7 @@ def _compose(classifier: Classifier, what: Recipe, way: str, blocks: bool) -> gs
     target = gs.Variable(TARGET, np.dtype(np.int64), [_rows(classifier), what.targets])
     graph.inputs.append(target)
     flat = e.Reshape(score, [0, classifier.classes])
-    chosen = _resolve(e, flat, target, classifier.classes)
+    chosen = _resolve(e, flat, target, what.targets)
     chosen.shape = ["N", what.targets]
     asked = narrow(e, score, chosen, what.targets)
     feature = _as_grid(e, tensors[what.layer.tensor], what.layer)
@@ -225,9 +226,9 @@ def _rows(classifier: Classifier) -> str | int:
     return "N" if classifier.batch is None else classifier.batch
 
 
-def _resolve(e: Emitter, scores: gs.Tensor, target: gs.Tensor, classes: int) -> gs.Tensor:
-    """Class indices for `target`, in which −r stands for the class with the r-th highest score."""
-    ranked = e.op("TopK", [_float(e, scores), [classes]], {"axis": 1}, outputs=2)[1]
+def _resolve(e: Emitter, scores: gs.Tensor, target: gs.Tensor, targets: int) -> gs.Tensor:
+    """Class indices for `target`, in which −r (r ≤ targets) stands for the r-th best class."""
+    ranked = e.op("TopK", [_float(e, scores), [targets]], {"axis": 1}, outputs=2)[1]
     ranked.dtype = np.dtype(np.int64)
     place = e.Max(e.Sub(e.Neg(target), 1), e.tensor(np.array(0, np.int64)))
     return e.Where(e.Less(target, 0), e.GatherElements(ranked, place, axis=1), target)

@@ -504,7 +504,7 @@ def test_inspect_as_json(explainer: onnxcam.Explainer) -> None:
     assert found["score"]["activation"] == "sigmoid"
     assert (found["classes"], found["labels"]) == (10, list(CLASSES))
     assert found["inputs"] == [{"name": "image", "dtype": "float", "shape": ["batch", 3, 96, 96]}]
-    preset, reason = explainer.preset
+    preset, reason = explainer.preset, explainer.preset_reason
     assert preset is not None
     assert (found["preset"], found["preset_reason"]) == (preset.to_json(), reason)
 
@@ -517,7 +517,7 @@ def test_inspect_marks_the_layer_asked_for() -> None:
 
 def test_inspect_shows_what_presets_predict(folder: Path, explainer: onnxcam.Explainer) -> None:
     printed = cli("inspect", MODEL, "--image", "one.png").stdout
-    preset, _ = explainer.preset
+    preset = explainer.preset
     assert preset is not None
     from onnxcam.image import read_picture
 

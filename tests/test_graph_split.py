@@ -101,7 +101,7 @@ def test_tensors_between_attention_blocks(goldens: Path) -> None:
         tensor = node.outputs[0]
         if tensor.shape is None or len(tensor.shape) != 3 or tensor.shape[1] != tokens:
             continue
-        middle, (scores,) = halves(classifier, tensor.name, golden["x"])
+        _, (scores,) = halves(classifier, tensor.name, golden["x"])
         close(scores, golden["out"], tolerance=ROUNDING)
         named += 1
     assert named > 20

@@ -33,6 +33,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "methods": ({"errors", "graph", "diff", "ablate", "perturb"}, GRAPHS),
 }
 LAYERS["explainer"] = ({*LAYERS["methods"][0], "methods"}, GRAPHS)
+LAYERS["targets"] = ({"errors", "labels"}, {"numpy"})
 LAYERS["engine"] = ({*LAYERS["explainer"][0], "explainer", "runtime"}, {"numpy"})
 LAYERS["explanation"] = ({"errors", "files", "image"}, {"numpy"})
 LAYERS["api"] = ({*LAYERS}, {"numpy", "onnx"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxcam.ablate.state import Delta, Lane, State, Walk
+from onnxcam.ablate.state import Batch, Delta, Lane, State, Walk
 
 
 def matmul(w: Walk, node: gs.Node, states: list[State]) -> State:
@@ -18,6 +18,8 @@ def matmul(w: Walk, node: gs.Node, states: list[State]) -> State:
     rank = len(t.shape)
     if rank < 2 or len(other.shape) < 2:
         return None
+    if isinstance(touched, Batch):
+        return _rows(w, node, touched, left)
     if isinstance(touched, Delta):
         if w.batch_axis(other) is None:
             return Delta(w.e.MatMul(*((touched.part, other) if left else (other, touched.part))))
@@ -48,6 +50,22 @@ def matmul(w: Walk, node: gs.Node, states: list[State]) -> State:
     return Delta(w.merge(product, node.outputs[0]))
 
 
+def _rows(w: Walk, node: gs.Node, touched: Batch, left: bool) -> State:
+    """Weights of each image times columns, (N, M, F) @ (N, F, 1): one product for an image.
+
+    As it stands it would be one for each image and unit.
+    """
+    weights, column = node.inputs
+    if left or len(column.shape) != 3 or column.shape[2] != 1 or w.batch_axis(weights) != 0:
+        return None
+    if len(weights.shape) != 3 or w.batch_axis(column) != 0:
+        return None
+    e = w.e
+    tall = e.axes("Squeeze", w.unmerge(touched.full, column), [3])
+    product = e.MatMul(e.Transpose(tall, perm=[1, 0, 2]), e.Transpose(weights, perm=[0, 2, 1]))
+    return Batch(e.Reshape(e.Transpose(product, perm=[1, 0, 2]), w.dims(node.outputs[0])))
+
+
 def gemm(w: Walk, node: gs.Node, states: list[State]) -> State:
     """y = alpha · x @ W + beta · c, as the MatMul that it is."""
     x, y = states[0], states[1]
@@ -55,7 +73,10 @@ def gemm(w: Walk, node: gs.Node, states: list[State]) -> State:
         return None
     weight = node.inputs[1]
     if node.attrs.get("transB", 0) and not isinstance(x, Delta):
+        shape = list(weight.shape)
         weight = w.e.Transpose(weight, perm=[1, 0])
+        if not isinstance(weight, gs.Constant):
+            weight.shape = shape[::-1]
     alpha = float(node.attrs.get("alpha", 1.0))
     if isinstance(x, Delta):
         return Delta(

@@ -14,7 +14,6 @@ from onnxcam.ablate.mixing import conv, gemm, matmul
 from onnxcam.ablate.state import Batch, Delta, Lane, Rule, State, Stuck, Walk
 from onnxcam.graph.model import array_of
 
-
 _FLOATS = (np.float16, np.float32, np.float64)
 
 

@@ -154,7 +154,11 @@ class Walk:
 
     def difference(self, t: gs.Tensor, lane: Lane) -> gs.Tensor:
         """What switching the own unit off takes away from every element."""
-        return t if lane.off is None else self.e.Sub(t, lane.off)
+        if lane.off is None:
+            return t
+        rest = self.e.Sub(t, lane.off)
+        rest.shape = list(t.shape)
+        return rest
 
     def by_unit(self, t: gs.Tensor, axis: int, lane: Lane) -> gs.Tensor:
         """Splits `axis` of `t`: (…, outer · units · inner, …) → (B, …, outer · inner, …)."""

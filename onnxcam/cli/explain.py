@@ -286,7 +286,7 @@ class _Job:
         classifier, recipe = explainer.classifier, explainer.recipe
         layer, settings = recipe.layer, [f"score {recipe.score}"]
         settings += [f"{key} {value}" for key, value in recipe.settings]
-        reason = explainer.preset[1]
+        reason = explainer.preset_reason
         height, width = layer.grid
         rows = [
             ("model", f"{classifier.name}, {classifier.classes} classes"),

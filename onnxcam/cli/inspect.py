@@ -50,7 +50,7 @@ def inspect(model: str, image: str | None, everything: bool, as_json: bool, **gi
     choice = stated = None
     if image is not None:
         picture = read_picture(image, max_pixels=explainer.max_pixels)
-        preset, _ = explainer.preset
+        preset = explainer.preset
         choice = explainer.preset_choice([picture])
         if preset is not None:
             row = explainer.probabilities(preset.tensor(picture))[0]
@@ -94,8 +94,7 @@ def _print_facts(explainer: Explainer) -> None:
         ("layer", f"{layer.tensor}, {layer.units} units on {layer.grid[0]}×{layer.grid[1]}"),
         ("", f"made by {layer.node}"),
         ("", f"why: {layer.reason}"),
-        ("preset", explainer.preset[1].removeprefix("preset ") or "none is stated: it is guessed "
-         "from the pictures; --image PICTURE shows what each would predict"),
+        ("preset", explainer.preset_reason.removeprefix("preset ") or unstated),
     ]  # fmt: skip
     show.facts(rows)
 
@@ -146,7 +145,7 @@ def _document(
 
     classifier = explainer.classifier
     proto, image, score = classifier.source.proto, classifier.image, classifier.score
-    preset, reason = explainer.preset
+    preset, reason = explainer.preset, explainer.preset_reason
     found: dict[str, Any] = {
         "file": model,
         "model": classifier.name,

@@ -48,11 +48,11 @@ def skim(buffer: memoryview, least: int) -> tuple[bytes, dict[int, Span]]:
     Raises:
         Malformed: the buffer is not such a message.
     """
-    pieces: list[memoryview | bytes] = []
+    pieces: list[bytes] = []
     spans: dict[int, Span] = {}
     for field in _fields(buffer, 0, len(buffer)):
         if field.number != _GRAPH or field.kind != _BYTES:
-            pieces.append(buffer[field.start : field.end])
+            pieces.append(bytes(buffer[field.start : field.end]))
             continue
         if any(spans):
             raise Malformed("the message holds two graphs")
@@ -61,25 +61,23 @@ def skim(buffer: memoryview, least: int) -> tuple[bytes, dict[int, Span]]:
     return b"".join(pieces), spans
 
 
-def _graph(
-    buffer: memoryview, graph: _Field, least: int, spans: dict[int, Span]
-) -> list[memoryview | bytes]:
-    pieces: list[memoryview | bytes] = []
+def _graph(buffer: memoryview, graph: _Field, least: int, spans: dict[int, Span]) -> list[bytes]:
+    pieces: list[bytes] = []
     count = 0
     for field in _fields(buffer, graph.body, graph.end):
         if field.number != _INITIALIZER or field.kind != _BYTES:
-            pieces.append(buffer[field.start : field.end])
+            pieces.append(bytes(buffer[field.start : field.end]))
             continue
         if field.end - field.body < least:
-            pieces.append(buffer[field.start : field.end])
+            pieces.append(bytes(buffer[field.start : field.end]))
             count += 1
             continue
-        kept: list[memoryview] = []
+        kept: list[bytes] = []
         for part in _fields(buffer, field.body, field.end):
             if part.number == _RAW_DATA and part.kind == _BYTES and part.end - part.body >= least:
                 spans[count] = Span(part.body, part.end - part.body)
             else:
-                kept.append(buffer[part.start : part.end])
+                kept.append(bytes(buffer[part.start : part.end]))
         pieces += [_tag(_INITIALIZER), _varint(sum(map(len, kept))), *kept]
         count += 1
     return pieces
