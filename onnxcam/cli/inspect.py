@@ -85,6 +85,10 @@ def _print_facts(explainer: Explainer) -> None:
     if names is not None:
         known = "; ".join(show.label(name, i) for i, name in enumerate(names[:3]))
         known += "; …" if len(names) > 3 else ""
+    unstated = (
+        "none is stated: it is guessed from the pictures; "
+        "--image PICTURE shows what each would predict"
+    )
     rows = [
         ("model", f"{classifier.name}: {producer}, opset {classifier.source.opset}"),
         *(("input", _tensor(value)) for value in inputs_of(classifier)),
