@@ -146,6 +146,8 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = device.threads
+        # A memory pattern keeps a second arena beside that of the first run: twice the copies.
+        options.enable_mem_pattern = False
         self._held = [np.ascontiguousarray(w) for w in weights.values()]
         values = [ort.OrtValue.ortvalue_from_numpy(w) for w in self._held]
         if values:
