@@ -1,8 +1,9 @@
 """ONNX in, ONNX out: loading classifiers, finding score and feature map, cutting graphs."""
 
 from onnxcam.graph.feature import FeatureMap
-from onnxcam.graph.load import Classifier, Image, load
+from onnxcam.graph.load import Classifier, load
 from onnxcam.graph.model import Model
+from onnxcam.graph.normal import Image
 from onnxcam.graph.score import Score
 from onnxcam.graph.split import split
 

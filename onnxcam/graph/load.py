@@ -11,47 +11,17 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import version_converter
 
 from onnxcam.errors import ModelError, close_matches
-from onnxcam.graph.batch import free_batch, unstride
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.layers import feature_maps, find_layer, find_tensor
-from onnxcam.graph.model import Model, array_of, constant, to_graph, to_model
+from onnxcam.graph.model import Model, to_graph, to_model
+from onnxcam.graph.normal import Image, normalised, raised
 from onnxcam.graph.quantised import show_floats
 from onnxcam.graph.read import MAX_BYTES, read_model
 from onnxcam.graph.score import Score, find_score
-from onnxcam.graph.shapes import Probe, Static, marked, static_shapes
-from onnxcam.graph.weights import constants_to_initializers
-
-OPSET = 18
-"""Operator set that older models are raised to."""
-
-NOMINAL = 224
-"""Height and width that a model with free image size is analysed at unless another is asked for."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """The image input: `name`, `layout` ("NCHW" or "NHWC"), `channels`, `size` (h, w), `dtype`.
-
-    `free` says that the model takes other sizes as well.
-    """
-
-    name: str
-    layout: str
-    channels: int
-    size: tuple[int, int]
-    dtype: np.dtype
-    free: bool = False
-
-    def shape(self, batch: int = 1) -> tuple[int, ...]:
-        """The shape of a batch of images."""
-        h, w = self.size
-        return (
-            (batch, self.channels, h, w) if self.layout == "NCHW" else (batch, h, w, self.channels)
-        )
+from onnxcam.graph.shapes import Probe
 
 
 @dataclass(frozen=True)
@@ -138,11 +108,10 @@ def load(
     if score.stripped:
         notes.append(f"left out behind the score: {', '.join(score.stripped)}")
     _cut(graph, [score.probability or score.logit])
-    model = _raised(_checked(graph, read), notes)
-    model, info, batch = _normal(model, image, size, probe, notes, score)
+    model, info, batch = normalised(raised(_checked(graph, read), notes), size, probe, notes)
     graph = to_graph(model)
     if show_floats(graph, info.name, score.logit):
-        model = to_model(graph, model, model.metadata)
+        model = to_model(graph, model)
     tensors = graph.tensors()
     shape = tensors[score.logit].shape if score.logit in tensors else None
     if shape is None:
@@ -201,7 +170,7 @@ def _graph(model: Model) -> gs.Graph:
 
 def _checked(graph: gs.Graph, like: Model) -> Model:
     try:
-        return to_model(graph, like, like.metadata)
+        return to_model(graph, like)
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"the graph is damaged: {error}") from error
 
@@ -236,7 +205,11 @@ def _bind(graph: gs.Graph, image: str | None, values: Mapping[str, Any], notes: 
     graph.inputs = list(names.values())
     pictures = [t for t in names.values() if t.shape is not None and len(t.shape) == 4]
     if image is not None:
-        pictures = [names[image]]
+        pictures = [t for t in pictures if t.name == image]
+        if not pictures:
+            raise ModelError(
+                f"input {image!r} {_dims(names[image])} is no image: its rank must be 4"
+            )
     used = [t for t in pictures if t.outputs] or pictures
     if len(used) != 1:
         shown = ", ".join(f"{t.name!r} {_dims(t)}" for t in names.values())
@@ -262,140 +235,3 @@ def _cut(graph: gs.Graph, outputs: list[str]) -> None:
     tensors = graph.tensors()
     graph.outputs = [tensors[name] for name in outputs]
     graph.cleanup().toposort()
-
-
-def _raised(model: Model, notes: list[str]) -> Model:
-    """`model` in opset 18 or later; in its own where onnx cannot convert it."""
-    if model.opset >= OPSET:
-        return model
-    # The converter does not know external data: weights go through it as inputs.
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    outside = [t for t in proto.graph.initializer if t.name in model.weights]
-    inside = [t for t in proto.graph.initializer if t.name not in model.weights]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(inside)
-    for t in outside:
-        proto.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims))
-    for output in proto.graph.output:  # an exporter's word on it may contradict the converter's
-        output.type.tensor_type.ClearField("shape")
-    try:
-        raised = version_converter.convert_version(proto, OPSET)
-    except Exception as error:  # its C++ side raises plain RuntimeError and worse
-        reason = str(error).strip().splitlines()[-1]
-        notes.append(f"stays in opset {model.opset}, which onnx cannot raise: {reason}")
-        return model
-    kept = [i for i in raised.graph.input if i.name not in model.weights]
-    del raised.graph.input[:]
-    raised.graph.input.extend(kept)
-    raised.graph.initializer.extend(outside)
-    notes.append(f"raised from opset {model.opset} to {OPSET}")
-    for key, value in model.metadata.items():
-        if not any(p.key == key for p in raised.metadata_props):
-            raised.metadata_props.add(key=key, value=value)
-    weights = dict(model.weights)
-    constants_to_initializers(raised.graph, weights)  # the converter writes axes as nodes
-    return Model(raised, weights)
-
-
-def _normal(
-    model: Model,
-    image: str | None,
-    size: tuple[int, int] | None,
-    probe: Probe | None,
-    notes: list[str],
-    score: Score,
-) -> tuple[Model, Image, int | None]:
-    """Frees the batch and annotates every tensor with its shape."""
-    graph = to_graph(model)
-    graph.toposort()
-    source = graph.inputs[0]
-    info = _image(source, size)
-    declared = source.shape[0]
-    batch = declared if isinstance(declared, int) and declared > 0 else None
-    fixed: int | None = None
-    if batch is not None:
-        static = static_shapes(model, {source.name: info.shape(batch)}, probe)
-        try:
-            free_batch(graph, source, static.shapes)
-            freed = to_model(graph, model, model.metadata)
-            _annotated(freed, info, probe)
-            notes.append(f"batch freed (it was fixed to {batch})")
-            model = freed
-        except (ModelError, ValueError) as error:
-            notes.append(f"the batch stays fixed to {batch}: {error}")
-            fixed = batch
-    if fixed is not None:
-        return _annotated_fixed(model, info, fixed, probe), info, fixed
-    try:
-        return _annotated(model, info, probe), info, None
-    except ValueError as error:
-        notes.append(f"the batch is held at 1: the graph does not follow it ({error})")
-        return _annotated_fixed(model, info, 1, probe), info, 1
-
-
-def _image(source: gs.Variable, size: tuple[int, int] | None) -> Image:
-    dims = [n if isinstance(n, int) and n > 0 else None for n in source.shape]
-    last = dims[3] in (1, 3, 4) and dims[1] not in (1, 3)
-    if dims[1] is None and dims[3] is None:  # nothing stated: a Transpose to NCHW tells
-        first = source.outputs[0] if source.outputs else None
-        last = first is not None and first.op == "Transpose"
-    channels, grid = (dims[3], dims[1:3]) if last else (dims[1], dims[2:4])
-    free = grid[0] is None or grid[1] is None
-    if size is not None and not free and tuple(grid) != tuple(size):
-        raise ModelError(f"the model takes images of {grid[0]}×{grid[1]}, not {size[0]}×{size[1]}")
-    wanted = size or (NOMINAL, NOMINAL)
-    h, w = grid[0] or wanted[0], grid[1] or wanted[1]
-    dtype = np.dtype(source.dtype or np.float32)
-    return Image(source.name, "NHWC" if last else "NCHW", channels or 3, (h, w), dtype, free)
-
-
-def _annotated(model: Model, image: Image, probe: Probe | None) -> Model:
-    one = static_shapes(model, {image.name: image.shape(1)}, probe)
-    two = static_shapes(model, {image.name: image.shape(2)}, probe)
-    graph = to_graph(model)
-    _fold_shapes(graph, one, two)
-    for node in graph.nodes:
-        for tensor in node.outputs:
-            known = tensor.name in one.shapes and tensor.name in two.shapes
-            shapes = (one.shapes[tensor.name], two.shapes[tensor.name]) if known else None
-            tensor.shape = marked(*shapes) if shapes is not None else None
-            tensor.dtype = one.dtypes.get(tensor.name, tensor.dtype)
-    graph.inputs[0].shape = marked(image.shape(1), image.shape(2))
-    output = graph.outputs[0]
-    if output.shape is not None and output.shape[:1] != ["N"]:
-        raise ValueError(f"{output.name!r} has shape {output.shape}")
-    unstride(graph, one, two)
-    return to_model(graph, model, model.metadata)
-
-
-def _fold_shapes(graph: gs.Graph, one: Static, two: Static) -> None:
-    """Makes constants of what follows from constants and shapes, whatever the batch."""
-    outputs = {t.name for t in graph.outputs}
-    for node in graph.nodes:
-        held = node.inputs[0] if node.op == "Identity" and not node.domain else None
-        if isinstance(held, gs.Constant) and node.outputs[0].name not in outputs:
-            value = array_of(held)
-        elif len(node.outputs) == 1 and node.outputs[0].name not in outputs:
-            a, b = (s.values.get(node.outputs[0].name) for s in (one, two))
-            value = a if a is not None and b is not None and np.array_equal(a, b) else None
-        else:
-            continue
-        if value is not None:
-            result = node.outputs[0]
-            node.outputs.clear()
-            result.to_constant(value)
-            result._values = constant(result.name, value)._values
-    graph.cleanup(remove_unused_graph_inputs=False).toposort()
-
-
-def _annotated_fixed(model: Model, image: Image, batch: int, probe: Probe | None) -> Model:
-    static = static_shapes(model, {image.name: image.shape(batch)}, probe)
-    graph = to_graph(model)
-    for node in graph.nodes:
-        for tensor in node.outputs:
-            known = tensor.name in static.shapes
-            tensor.shape = list(static.shapes[tensor.name]) if known else None
-            tensor.dtype = static.dtypes.get(tensor.name, tensor.dtype)
-    graph.inputs[0].shape = list(image.shape(batch))
-    return to_model(graph, model, model.metadata)

@@ -8,7 +8,6 @@ the arrays, shared by all models made from one file, and ONNX Runtime takes them
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnxcam.errors import ModelError
+from onnxcam.errors import ModelError, OpError
 from onnxcam.graph.weights import INLINE_BYTES, KEPT_OUT, external, fill
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # its warnings (unnamed nodes, …) are not for our users
@@ -133,8 +132,8 @@ def to_graph(model: Model) -> gs.Graph:
     return graph
 
 
-def to_model(graph: gs.Graph, like: Model, metadata: Mapping[str, str] | None = None) -> Model:
-    """The model of `graph`; IR version and producer as in `like`.
+def to_model(graph: gs.Graph, like: Model) -> Model:
+    """The model of `graph`, with the metadata of `like` and at least its IR version.
 
     Raises:
         ModelError: the graph that came out is not valid ONNX.
@@ -162,8 +161,7 @@ def to_model(graph: gs.Graph, like: Model, metadata: Mapping[str, str] | None = 
         4,
     )
     proto.producer_name, proto.producer_version = "onnxcam", ""
-    for key, value in (metadata or {}).items():
-        proto.metadata_props.add(key=key, value=value)
+    proto.metadata_props.extend(like.proto.metadata_props)
     model = Model(proto, weights)
     check(model)
     return model
@@ -192,7 +190,9 @@ def check(model: Model) -> None:
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"not a valid ONNX graph: {str(error).strip().splitlines()[0]}") from error
+        text = " ".join(str(error).split())
+        kind = OpError if "No Op registered" in text else ModelError
+        raise kind(f"not a valid ONNX graph: {text}") from error
 
 
 def _all_nodes(graph: gs.Graph) -> list[gs.Node]:
