@@ -320,7 +320,13 @@ class Explainer:
 
     def _fitting(self, images: Any) -> np.ndarray:
         image = self.classifier.image
-        batch = np.asarray(images)
+        try:
+            batch = np.asarray(images)
+        except ValueError:
+            raise ModelError(
+                f"the model takes images of shape {image.shape()}, and rows of different lengths "
+                "were given"
+            ) from None
         if batch.ndim == 3:
             batch = batch[None]
         expected = [n for n in image.shape()][1:]

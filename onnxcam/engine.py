@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxcam.errors import RuntimeFailure
+from onnxcam.errors import OptionError, RuntimeFailure
 from onnxcam.explainer import DROP, OUTPUTS, TARGET, UNITS, Program
 from onnxcam.graph import Model
 from onnxcam.runtime import Device, Pool, Session, free_memory
@@ -26,6 +26,8 @@ class Engine:
 
     def __init__(self, device: Device, memory: int | None = None) -> None:
         """Takes `memory` bytes as the budget for copies (GPU: half of the free memory)."""
+        if memory is not None and memory < 0:
+            raise OptionError(f"memory is a number of bytes, not {memory}")
         self.device = device
         self.memory = memory if memory is not None else (free_memory(device) or 2 * MEMORY) // 2
         self._pool = Pool()

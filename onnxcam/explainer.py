@@ -193,7 +193,7 @@ def _compose(classifier: Classifier, what: Recipe, way: str, blocks: bool) -> gs
     flat = e.Reshape(score, [0, classifier.classes])
     chosen = _resolve(e, flat, target, what.targets)
     chosen.shape = ["N", what.targets]
-    asked = narrow(e, score, chosen, what.targets)
+    asked = narrow(e, score, chosen, what.targets, stop=what.layer.tensor)
     feature = _as_grid(e, tensors[what.layer.tensor], what.layer)
     units = None
     if blocks:

@@ -217,6 +217,7 @@ class PictureExplanation(Explanation):
             return super().save(path, force)
         if kind not in ("figure", "overlay"):
             raise OptionError(f"kind is figure or overlay, not {kind!r}")
+        self.of(index)  # says so if there is no such class
         draw = self.figure if kind == "figure" else self.overlay
         target = self.facts()["targets"][index]
         facts = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnxruntime as ort
 
-from onnxcam.errors import OptionError, RuntimeFailure, close_matches
+from onnxcam.errors import OpError, OptionError, RuntimeFailure, close_matches
 
 PROVIDERS = {  # the names that users write → ONNX Runtime's
     "cpu": "CPUExecutionProvider",
@@ -27,6 +28,7 @@ PROVIDERS = {  # the names that users write → ONNX Runtime's
     "openvino": "OpenVINOExecutionProvider",
 }
 _ON_CUDA = ("cuda", "tensorrt")
+_SOURCE = re.compile(r"/onnxruntime_src/\S+ .*?\) (?=[A-Z])")  # where in its C++ it was said
 _FATAL = 4  # ONNX Runtime's log level: what goes wrong reaches us as exceptions
 
 Feed: TypeAlias = "np.ndarray | ort.OrtValue"
@@ -54,6 +56,8 @@ def choose(provider: str = "auto", threads: int = 0) -> Device:
         OptionError: there is no such provider.
         RuntimeFailure: it cannot run here; the message lists those that can.
     """
+    if threads < 0:
+        raise OptionError(f"threads is a number of CPU threads, 0 for all cores, not {threads}")
     name = provider.lower().removesuffix("executionprovider")
     if name == "auto":
         return Device("cuda" if works("cuda") else "cpu", threads)
@@ -158,7 +162,10 @@ class Session:
         try:
             self._session = ort.InferenceSession(model, options, providers=wanted)
         except Exception as error:
-            raise RuntimeFailure(f"ONNX Runtime refuses the graph: {_first_line(error)}") from error
+            text = _first_line(error)
+            if "not a registered function/op" in text:
+                raise OpError(f"ONNX Runtime cannot run the model: {text}") from error
+            raise RuntimeFailure(f"ONNX Runtime refuses the graph: {text}") from error
         self.device = device
         self.inputs = [i.name for i in self._session.get_inputs()]
         self.outputs = [o.name for o in self._session.get_outputs()]
@@ -223,7 +230,10 @@ def _failed(error: Exception) -> RuntimeFailure:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
-    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 3)[-1]
+    text = _SOURCE.sub("", text)
+    return text if len(text) <= 400 else f"{text[:150]} … {text[-240:]}"
 
 
 _TINY = (  # Identity of one float: IR 8, opset 13

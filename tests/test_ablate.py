@@ -103,7 +103,11 @@ SPECS: dict[str, list[Case]] = {
     "Identity": pointwise("Identity", "lld-"),
     "Neg": pointwise("Neg", "lld-"),
     "Dropout": [*pointwise("Dropout", "lld-"), Case("z, m = Dropout(x0)", "lld-")],
-    "Cast": [Case("h = Cast <to = 11> (x0) z = Cast <to = 1> (h)", "lld-")],
+    "Cast": [
+        Case("h = Cast <to = 11> (x0) z = Cast <to = 1> (h)", "lld-"),
+        Case("h = Cast <to = 6> (x0) z = Cast <to = 1> (h)", "ll--", output="h"),
+        Case("h = Cast <to = 9> (x0) z = Cast <to = 1> (h)", "ll--", output="h"),
+    ],
     "LeakyRelu": pointwise("LeakyRelu", attributes="<alpha = 0.3>"),
     "Gelu": [
         *pointwise("Gelu", opset=20),
@@ -151,6 +155,11 @@ SPECS: dict[str, list[Case]] = {
         Case("t = Relu(x0) z = Add(x0, t)", "ll--"),
         Case("g = GlobalAveragePool(x0) z = Add(g, u)", "ll--"),
         Case("p = Conv(x0, w2) z = Add(p, x0)", "--d-", {"w2": weight(K, K, 1, 1, seed=21)}),
+    ],
+    "Sum": [
+        *binary("Sum", "lld-", "lld-"),
+        Case("z = Sum(x0, u, s)", "----"),
+        Case("z = Sum(x0)", "----"),
     ],
     "Sub": [
         *binary("Sub", "lld-", "lld-"),
@@ -331,6 +340,11 @@ SPECS: dict[str, list[Case]] = {
             {"c": weight(K * H * W, 7, seed=35), "b": weight(7, seed=36)},
         ),
         Case(
+            "f = Flatten(x0) n = Neg(c) z = Gemm <transB = 1> (f, n)",
+            "ddd-",
+            {"c": weight(7, K * H * W, seed=37)},
+        ),
+        Case(
             "f = Flatten(x0) z = Gemm <transB = 1> (f, c)",
             "ddd-",
             {"c": weight(7, K * H * W, seed=37)},
@@ -349,6 +363,11 @@ SPECS: dict[str, list[Case]] = {
             {"c": weight(4, K, 3, 3, seed=40), "b": weight(4, seed=39)},
         ),
         Case("z = Conv <dilations = [2, 2]> (x0, c)", "ddd-", {"c": weight(4, K, 2, 2, seed=41)}),
+        Case(
+            "z = Conv <strides = [2, 3]> (x0, c, b)",
+            "ddd-",
+            {"c": weight(4, K, 1, 1), "b": weight(4, seed=39)},
+        ),
         Case(
             'z = Conv <auto_pad = "SAME_LOWER", strides = [2, 2]> (x0, c)',
             "ddd-",
@@ -396,7 +415,6 @@ OTHERS: dict[str, Case] = {
     "Where": Case("t = Greater(u, c) z = Where(t, x0, s)", "", {"c": number(0)}),
     "Where on itself": Case("t = Greater(x0, c) z = Where(t, u, x0)", "", {"c": number(0.1)}),
     "Resize": Case('z = Resize <mode = "linear"> (x0, , i)', "", {"i": number([1, 1, 2, 2])}),
-    "Sum": Case("z = Sum(x0, u, s)", ""),
     "Mean": Case("z = Mean(x0, u)", ""),
     "Einsum": Case('z = Einsum <equation = "nkhw,nlhw->nkl"> (x0, u)', ""),
     "DepthToSpace": Case("t = Concat <axis = 1> (x0, x0) z = DepthToSpace <blocksize = 2> (t)", ""),
@@ -583,6 +601,38 @@ HEADS = {
     " c2 = Conv(m, k1) z = Add(c1, c2)",
     "log of a softmax of pooled": "g = GlobalAveragePool(a) f = Flatten(g) p = Softmax(f)"
     " z = Log(p)",
+    **{
+        f"one token of two attention blocks, {name}": (
+            "q = Reshape(a, rt) t0 = Transpose <perm = [0, 2, 1]> (q)"
+            + "".join(
+                f" l{i} = LayerNormalization(t{i}, g6, b6) qq{i} = MatMul(l{i}, m6)"
+                f" kk{i} = MatMul(l{i}, n6) vv{i} = MatMul(l{i}, m6) qh{i} = Reshape(qq{i}, heads)"
+                f" kh{i} = Reshape(kk{i}, heads) vh{i} = Reshape(vv{i}, heads)"
+                f" qt{i} = Transpose <perm = [0, 2, 1, 3]> (qh{i})"
+                f" kt{i} = Transpose <perm = [0, 2, 3, 1]> (kh{i})"
+                f" vt{i} = Transpose <perm = [0, 2, 1, 3]> (vh{i}) aw{i} = MatMul(qt{i}, kt{i})"
+                f" ap{i} = Softmax(aw{i}) o{i} = MatMul(ap{i}, vt{i})"
+                f" ot{i} = Transpose <perm = [0, 2, 1, 3]> (o{i}) om{i} = Reshape(ot{i}, join)"
+                f" op{i} = MatMul(om{i}, n6) s{i} = Add(t{i}, op{i})"
+                f" n{i} = LayerNormalization(s{i}, g6, b6) h{i} = MatMul(n{i}, m6)"
+                f" e{i} = Gelu(h{i}) d{i} = MatMul(e{i}, n6) t{i + 1} = Add(s{i}, d{i})"
+                for i in range(2)
+            )
+            + " nf = LayerNormalization(t2, g6, b6) "
+            + pick
+            + " z = MatMul(c, m6)"
+        )
+        for name, pick in {
+            "by Gather": "c = Gather <axis = 1> (nf, first)",
+            "by Gather from the end": "c = Gather <axis = 1> (nf, last)",
+            "by Gather of a list": "c1 = Gather <axis = 1> (nf, second) c = Squeeze(c1, one1)",
+            "by Slice": "c1 = Slice(nf, third, fourth, one1) c = Squeeze(c1, one1)",
+            "two of them": "c1 = Gather <axis = 1> (nf, first) c2 = Gather <axis = 1> (nf, last)"
+            " c = Sub(c1, c2)",
+            "and the mean of all": "c1 = Gather <axis = 1> (nf, first)"
+            " c2 = ReduceMean <keepdims = 0> (nf, one1) c = Mul(c1, c2)",
+        }.items()
+    },
     "NHWC throughout": "t = Transpose <perm = [0, 2, 3, 1]> (a) h = MatMul(t, m6) r = Relu(h)"
     " n = LayerNormalization(r, g6, b6) z = ReduceMean <keepdims = 0> (n, hw)",
 }
@@ -596,12 +646,14 @@ SHARED_WEIGHTS = {
     **{"r23": ints(0, 2, 3, H, W), "r6": ints(0, 6, H, W), "rt": ints(0, K, H * W)},
     **{"first": np.array(0), "pads": ints(0, 0, 1, 1, 0, 0, 0, 2), "one": ints(1, 0)},
     **{"five": ints(5, 4), "axes": ints(2, 3), "hw": ints(1, 2)},
+    **{"heads": ints(0, H * W, 2, 3), "join": ints(0, H * W, K), "last": np.array(-1)},
+    **{"second": ints(1), "one1": ints(1), "third": ints(2), "fourth": ints(3)},
 }
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_head(name: str) -> None:
-    proto = build("zero", Case(HEADS[name], "", SHARED_WEIGHTS, direct=True))
+    proto = build("zero", Case(HEADS[name], "", SHARED_WEIGHTS, direct=True, opset=20))
     x = picture(3)
     check(proto, x)
     check(proto, x, ablation="literal")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import models
+import onnxcam
 from models import close, each_golden, golden_arrays, golden_classifier, golden_index
 from onnxcam import Explainer, OptionError
 from onnxcam.explanation import Explanation
@@ -194,3 +195,69 @@ def test_squeezenet_ground_truth(shared_data: Path) -> None:
         a = models.run(models.onnx.load(path), {"data": x}, [layer])[0][0, units]
         close(slope.weights[0], np.diag(y / np.sqrt((a**2).sum((1, 2)))), tolerance=1e-5)
         close(found.raw[0], a, tolerance=1e-5)
+
+
+LIGHT = {  # a few units of the default layer, and the largest error allowed
+    "light_resnet50": [0, 7, 2047],
+    "light_shufflenet": [1, 500],
+    "light_squeezenet": [3, 511],
+    "light_zfnet512": [0, 300],
+    "light_inception_v1": [9, 1000],
+    "light_bvlc_alexnet": [0, 255],
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_models_exact_and_literal(name: str) -> None:
+    """Their weights are constants, so classes differ little; drops must agree all the same."""
+    path = models.LIGHT / f"{name}.onnx"
+    classifier = onnxcam.load(path)
+    x = np.abs(models.images(*classifier.image.shape(1)))
+    options = {"units": LIGHT[name], "weight": "slope", "provider": "cpu"}
+    exact = Explainer(classifier, **options)(x, "top2")
+    literal = Explainer(classifier, ablation="literal", **options)(x, "top2")
+    close(exact.scores, literal.scores, tolerance=1e-5)
+    norm = np.abs(exact.scores).max() / np.sqrt(np.prod(classifier.default.grid))
+    close(exact.weights, literal.weights, base=norm * 1e-2, tolerance=1e-3)
+
+
+SHARED = {  # file → (units, tolerance of the weights)
+    "cifar10_winml_cnn_fc": (None, 1e-5),
+    "mnist-8_cntk": (None, 1e-5),
+    "leafsnap30_cnn_fc": (None, 1e-5),
+    "cifar10_vit_pgd_2_3_16": (None, 1e-5),
+    "customvision_computer_multilabel": ([0, 100, 511], 1e-4),
+    "imagenet_mobilenetv2_tf_nhwc_fp32": ([0, 100, 1279], 1e-4),
+    "imagenet_squeezenet1.1_fp32": ([0, 100, 511], 1e-4),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_models_against_masking(shared_data: Path, name: str) -> None:
+    """Exact and literal drops of real models are those of masking in the original file."""
+    path = next(shared_data.rglob(f"{name}.onnx"))
+    units, tolerance = SHARED[name]
+    classifier = onnxcam.load(path)
+    layer, score = classifier.default, classifier.score.logit
+    x = np.abs(models.images(*classifier.image.shape(1)))
+    feeds = {classifier.image.name: x}
+    value, y, want = models.drops(
+        models.onnx.load(path),
+        layer.tensor,
+        score,
+        feeds,
+        units,
+        layer.axis % 4 if layer.layout != "NTC" else 2,
+    )
+    classes = np.argsort(-y[0])[:3]
+    places = tuple(a for a in range(1, value.ndim) if a != (2 if value.ndim == 3 else 1))
+    drawn = value[:, layer.prefix :] if layer.layout == "NTC" else value
+    norms = np.sqrt((drawn.astype(np.float64) ** 2).sum(places))
+    norms = norms if units is None else norms[:, units]
+    for ablation in ("exact", "literal"):
+        explainer = Explainer(
+            classifier, units=units, ablation=ablation, weight="slope", provider="cpu"
+        )
+        found = explainer(x, classes[None])
+        close(found.scores, y, tolerance=1e-5)
+        close(found.weights * norms[:, None], want[:, classes], base=y, tolerance=tolerance)

@@ -191,7 +191,7 @@ def test_naming_a_layer() -> None:
     cases = {
         4: r"no feature map 4.*has 4",
         "-9": "no feature map -9",
-        "r3": r"no tensor or node 'r3' \(did you mean 'r', 'r2'\?\)",
+        "r3": r"no tensor or node 'r3' in the model \(did you mean 'r', 'r2'\?\)",
         "f": r"'f' has shape \(N, 6\)",
         "g": "'g' has shape",
         "w": "'w' does not lie between the image and the score",

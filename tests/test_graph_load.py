@@ -33,7 +33,7 @@ def explained(
     """Asserts that scores and drops are those of `proto`, units masked one after another."""
     explainer = Explainer(source, provider="cpu", threads=1, weight="slope", **options)
     assert explainer.classifier.default.tensor == layer
-    name = explainer.classifier.image.name
+    name = explainer.classifier.image.name.removeprefix("its-")
     value, y, want = drops(proto, layer, score, {name: x})
     classes = list(range(y.shape[1]))
     found = explainer(x, [classes] * len(x))
@@ -472,6 +472,12 @@ def test_duplicated_and_missing_names() -> None:
         for node in proto.graph.node:
             node.name = name
         explained(proto, tiny(), X)
+
+
+def test_a_graph_without_a_name() -> None:
+    proto = tiny()
+    proto.graph.name = ""
+    explained(proto, proto, X)
 
 
 def test_names_that_the_explainer_uses_itself() -> None:

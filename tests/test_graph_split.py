@@ -239,5 +239,3 @@ def test_errors() -> None:
         onnxcam.split(proto, "nothing")
     with pytest.raises(LayerError, match="does not lie between"):
         onnxcam.split(proto, "w")
-    with pytest.raises(LayerError, match="shape"):
-        onnxcam.split(proto, "f")

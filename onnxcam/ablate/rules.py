@@ -275,7 +275,6 @@ RULES: dict[str, Rule] = {
             "GlobalAveragePool",
             "GlobalMaxPool",
             "GlobalLpPool",
-            "Upsample",
         ),
         pool,
     ),

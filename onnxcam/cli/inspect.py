@@ -187,7 +187,7 @@ def _document(
                 "tokens_before": one.prefix,
                 "node": one.node,
                 "reason": one.reason,
-                "default": one.tensor == classifier.default.tensor,
+                "default": one == classifier.default,
             }
             for number, one in enumerate(classifier.maps)
         ],

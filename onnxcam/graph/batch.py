@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcam.errors import ModelError
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of, constant
 from onnxcam.graph.shapes import Shape, Static, batch_axes
@@ -103,7 +104,17 @@ def _concat(
             parts = [e.tensor(o) if o else None for o in ones]
             parts.insert(1, batch)
             target = e.Concat(*(p for p in parts if p is not None), axis=0)
-            node.inputs[i] = e.Expand(tensor, target)
+            node.inputs[i] = e.Expand(_one_row(e, tensor, axis, shapes), target)
+
+
+def _one_row(e: Emitter, tensor: gs.Tensor, axis: int, shapes: dict[str, Shape]) -> gs.Tensor:
+    """A constant that holds the same for every image of the fixed batch, for one image."""
+    if shapes[tensor.name][axis] == 1:
+        return tensor
+    array = array_of(tensor)
+    if array is not None and (array != array.take([0], axis)).any():
+        raise ModelError(f"{tensor.name!r} holds other values for each image of the fixed batch")
+    return e.Slice(tensor, [0], [1], [axis])
 
 
 def _resize(

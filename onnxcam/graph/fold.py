@@ -7,6 +7,7 @@ occur there, on small arrays, in numpy.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -105,8 +106,8 @@ FOLD: dict[str, Callable[..., np.ndarray]] = {
     "Floor": np.floor,
     "Ceil": np.ceil,
     "Sqrt": np.sqrt,
-    "Min": lambda *xs: np.minimum.reduce(xs),
-    "Max": lambda *xs: np.maximum.reduce(xs),
+    "Min": lambda *xs: functools.reduce(np.minimum, xs),
+    "Max": lambda *xs: functools.reduce(np.maximum, xs),
     "Equal": np.equal,
     "Less": np.less,
     "Greater": np.greater,

@@ -28,8 +28,8 @@ _THROUGH = (VIEWS - {"Concat"}) | POOLS | {"QuantizeLinear", "DequantizeLinear"}
 
 def feature_maps(
     graph: gs.Graph, image: str, size: tuple[int, int], score: str
-) -> tuple[list[FeatureMap], FeatureMap]:
-    """All candidates, in the order of the path, and the default among them.
+) -> tuple[list[FeatureMap], FeatureMap | None]:
+    """All candidates, in the order of the path, and the default among them if there is one.
 
     Args:
         graph: shapes annotated ("N" at the batch axis), nodes in topological order.
@@ -38,7 +38,7 @@ def feature_maps(
         score: name of the score tensor.
 
     Raises:
-        ModelError: nothing between image and score has a spatial grid.
+        ModelError: the score does not depend on the image.
     """
     path = path_nodes(graph, image, score)
     if not path:
@@ -70,11 +70,6 @@ def feature_maps(
         )
         if not later:
             default = last
-    if default is None:
-        raise ModelError(
-            "the model has no spatial feature map between image and score: no tensor with a grid "
-            "larger than 1×1 that every path passes through; name one with --layer if there is one"
-        )
     every = sorted({**maps, **tokens}.values(), key=lambda m: position[m.tensor])
     return every, default
 

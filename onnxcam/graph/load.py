@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class Classifier:
         classes: number of classes.
         batch: None if the batch is free, else the size that the model insists on.
         maps: feature maps, in the order of the path.
-        default: the one that explanations are drawn on unless another is asked for.
+        default: the one that explanations are drawn on unless another is asked for; None where
+            no tensor with a grid lies on every path from image to score.
         notes: what loading changed or could not change, in sentences.
         source: the model as it was read (its metadata, its producer).
         name: file name, or "model".
@@ -47,7 +48,7 @@ class Classifier:
     classes: int
     batch: int | None
     maps: list[FeatureMap]
-    default: FeatureMap
+    default: FeatureMap | None
     notes: list[str]
     source: Model
     name: str
@@ -59,14 +60,20 @@ class Classifier:
 
     def layer(self, layer: str | int | None = None) -> FeatureMap:
         """The feature map that `layer` names (tensor, node or position); see `find_layer`."""
-        if layer is None:
-            return self.default
-        return find_layer(self.graph(), self.maps, self.image.name, self.score.logit, layer)
+        if layer is not None:
+            return find_layer(self.graph(), self.maps, self.image.name, self.score.logit, layer)
+        if self.default is None:
+            raise ModelError(
+                "the model has no spatial feature map: no tensor with a grid larger than 1×1 that "
+                "every path from image to score passes through; if there is one, name it with "
+                "--layer"
+            )
+        return self.default
 
     def tensor(self, layer: str | int | None = None) -> str:
         """The name of any tensor between image and score that `layer` names; see `find_tensor`."""
         if layer is None:
-            return self.default.tensor
+            return self.layer().tensor
         graph = self.graph()
         return str(find_tensor(graph, self.maps, self.image.name, self.score.logit, layer).name)
 
@@ -94,7 +101,7 @@ def load(
         inputs: values for the other inputs of the model.
         size: height and width to analyse a model with free image size at.
         probe: runs a model, for operators whose shapes onnx cannot infer.
-        max_bytes: largest file, and largest tensor of the model, accepted.
+        max_bytes: largest file accepted; a higher one than the default holds for tensors, too.
 
     Raises:
         ModelError: what was met, at which node, and what to do.
@@ -104,7 +111,7 @@ def load(
     graph = _graph(read)
     _legacy(graph)
     _bind(graph, image, inputs or {}, notes)
-    score = find_score(graph, output)
+    score = _rename(graph, find_score(graph, output))
     if score.stripped:
         notes.append(f"left out behind the score: {', '.join(score.stripped)}")
     _cut(graph, [score.probability or score.logit])
@@ -123,7 +130,7 @@ def load(
             f"the output {score.logit!r} has shape {shown}: no single axis of classes, so this is "
             "no image classifier (a detector or segmenter?); name a score tensor with --output"
         )
-    _bounded(graph, max_bytes)
+    _bounded(graph, max(max_bytes, MAX_BYTES))
     maps, default = feature_maps(graph, info.name, info.size, score.logit)
     return Classifier(
         model=model,
@@ -168,6 +175,23 @@ def _graph(model: Model) -> gs.Graph:
     return graph
 
 
+def _rename(graph: gs.Graph, score: Score) -> Score:
+    """Frees the names that explainers use, and node names that stand twice."""
+    for tensor in graph.tensors().values():
+        tensor.name = _free(tensor.name)
+    seen: set[str] = set()
+    for node in graph.nodes:
+        if node.name in seen:
+            node.name = ""
+        seen.add(node.name)
+    probability = None if score.probability is None else _free(score.probability)
+    return replace(score, logit=_free(score.logit), probability=probability)
+
+
+def _free(name: str) -> str:
+    return f"its-{name}" if name.startswith("onnxcam/") else name
+
+
 def _checked(graph: gs.Graph, like: Model) -> Model:
     try:
         return to_model(graph, like)
@@ -179,7 +203,7 @@ def _legacy(graph: gs.Graph) -> None:
     """Rewrites operators that old exporters used and that the standard has dropped."""
     for node in [n for n in graph.nodes if n.op == "ImageScaler"]:
         scale = np.array(node.attrs.get("scale", 1.0), np.float32)
-        bias = np.array(node.attrs["bias"], np.float32).reshape(1, -1, 1, 1)
+        bias = np.array(node.attrs.get("bias", [0.0]), np.float32).reshape(1, -1, 1, 1)
         e = Emitter(graph, "onnxcam/legacy")
         output = node.outputs[0]
         node.outputs.clear()
@@ -199,8 +223,14 @@ def _bind(graph: gs.Graph, image: str | None, values: Mapping[str, Any], notes: 
                 f"its inputs are {', '.join(map(repr, names))}"
             )
     for name, value in values.items():
-        dtype = names[name].dtype
-        names.pop(name).to_constant(np.asarray(value, dtype))
+        tensor = names.pop(name)
+        try:
+            array = np.asarray(value, tensor.dtype)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"the value for input {name!r} is no array of {tensor.dtype} ({error})"
+            ) from error
+        tensor.to_constant(array)
         notes.append(f"input {name!r} is held at a constant")
     graph.inputs = list(names.values())
     pictures = [t for t in names.values() if t.shape is not None and len(t.shape) == 4]

@@ -19,7 +19,9 @@ _POINTWISE = {"Relu", "LeakyRelu", "Sigmoid", "Identity", "Dropout", "HardSigmoi
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 
 
-def narrow(e: Emitter, score: gs.Tensor, target: gs.Tensor, targets: int) -> gs.Tensor:
+def narrow(
+    e: Emitter, score: gs.Tensor, target: gs.Tensor, targets: int, stop: str = ""
+) -> gs.Tensor:
     """The scores of `target`, (N, M), from the smallest computation that gives them.
 
     Args:
@@ -27,8 +29,9 @@ def narrow(e: Emitter, score: gs.Tensor, target: gs.Tensor, targets: int) -> gs.
         score: all class scores, (N, C) or (N, C, 1, 1).
         target: int64 (N, M), class indices.
         targets: M.
+        stop: name of a tensor above which the choice must not be moved (the feature map).
     """
-    n = _Narrow(e, target, targets, _classes(score))
+    n = _Narrow(e, target, targets, _classes(score), stop)
     chosen = n.of(score)
     if chosen is not None:
         return _shaped(e.axes("Squeeze", chosen, [2]), "N", targets)
@@ -39,13 +42,22 @@ def narrow(e: Emitter, score: gs.Tensor, target: gs.Tensor, targets: int) -> gs.
 class _Narrow:
     """Follows the classes up; every tensor that comes out is (N, M, positions), shapes noted."""
 
-    def __init__(self, e: Emitter, target: gs.Tensor, targets: int, classes: int) -> None:
+    def __init__(
+        self, e: Emitter, target: gs.Tensor, targets: int, classes: int, stop: str
+    ) -> None:
         self.e, self.target, self.targets, self.classes = e, target, targets, classes
+        self.stop = stop
 
     def of(self, t: gs.Tensor) -> gs.Tensor | None:
         """`t` for the target classes alone, or None where the choice cannot be moved."""
         shape = t.shape
-        if not t.inputs or shape is None or len(shape) not in (2, 4) or shape[0] != "N":
+        if (
+            not t.inputs
+            or t.name == self.stop
+            or shape is None
+            or len(shape) not in (2, 4)
+            or shape[0] != "N"
+        ):
             return None
         if shape[1] != self.classes or not all(isinstance(n, int) for n in shape[1:]):
             return None
@@ -130,6 +142,10 @@ def _conv(n: _Narrow, node: gs.Node) -> gs.Tensor | None:
 def _add(n: _Narrow, node: gs.Node) -> gs.Tensor | None:
     for x, other in (node.inputs, node.inputs[::-1]):
         if array_of(other) is not None:
+            one_each = [1, n.classes, 1, 1][: len(x.shape or ())]
+            padded = [1] * (len(one_each) - len(other.shape)) + list(other.shape)
+            if np.prod(other.shape) != 1 and padded != one_each:
+                return None
             y = n.of(x)
             return None if y is None else n.biased(y, other)
     return None

@@ -18,6 +18,10 @@ from onnxcam.graph.weights import constants_to_initializers
 OPSET = 18
 """Operator set that older models are raised to."""
 
+_ACROSS_BATCH = {  # operators that let the images of a batch change each other's result
+    "DynamicQuantizeLinear": "DynamicQuantizeLinear takes its range from the whole batch",
+}
+
 NOMINAL = 224
 """Height and width that a model with free image size is analysed at unless another is asked for."""
 
@@ -92,6 +96,10 @@ def normalised(
     source = model.proto.graph.input[0]
     info = _image(model, size)
     batch = source.type.tensor_type.shape.dim[0].dim_value
+    for node in model.proto.graph.node:
+        if node.op_type in _ACROSS_BATCH:
+            notes.append(f"the batch is held at {batch or 1}: {_ACROSS_BATCH[node.op_type]}")
+            return _annotated_fixed(model, info, batch or 1, probe), info, batch or 1
     if batch > 0:
         try:
             free = _freed(model, info, batch, probe)

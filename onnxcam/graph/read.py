@@ -75,9 +75,9 @@ def read_model(
 
 
 def _read_file(path: Path, max_bytes: int) -> tuple[onnx.ModelProto, dict[int, Fetch]]:
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the .onnx file inside it")
     try:
+        if path.is_dir():
+            raise ModelError(f"{path} is a folder; give the .onnx file inside it")
         size = path.stat().st_size
         if size > max_bytes:
             raise ModelError(
@@ -96,8 +96,9 @@ def _read_file(path: Path, max_bytes: int) -> tuple[onnx.ModelProto, dict[int, F
                 return _parse(view, str(path), path)
     except FileNotFoundError:
         raise ModelError(f"there is no file {path}; check the path") from None
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot read {str(path)[:200]!r}: {reason}") from error
 
 
 def _parse(

@@ -158,29 +158,30 @@ def _to_array(tensor: onnx.TensorProto) -> np.ndarray:
 def _mapped(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
-    where = f"weight {tensor.name!r} is kept in {location!r}"
+    where = f"weight {tensor.name!r} is kept in {location[:200]!r}"
     if folder is None:
         raise ModelError(f"{where}, but the model came from memory; give the model as a path")
-    path = folder / location
-    inside = os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
+    try:
+        path = folder / location
+        inside = os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
+        size = path.stat().st_size if inside and path.is_file() else None
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise ModelError(f"{where}, which no file can be called; the model is damaged") from error
     if not location or os.path.isabs(location) or not inside:
         raise ModelError(f"{where}, outside the model's folder; refused for safety, move the file")
-    if not path.is_file():
+    if size is None:
         raise ModelError(f"{where}, which is missing; put that file beside the model")
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    shape = tuple(tensor.dims)
     try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         offset = int(entries.get("offset", 0) or 0)
-        count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
-        if offset < 0 or offset + count * dtype.itemsize > path.stat().st_size:
+        if offset < 0 or offset + _count(tensor) * dtype.itemsize > size:
             raise ValueError("too short")
-        shape = tuple(tensor.dims)
-        return (
-            np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
-            if count
-            else np.empty(shape, dtype)
-        )
-    except (ValueError, OSError) as error:
+        if not _count(tensor):
+            return np.empty(shape, dtype)
+        return np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
+    except (KeyError, ValueError, OSError) as error:
         raise ModelError(
-            f"{where}, which is too short for the shape {tuple(tensor.dims)}; "
+            f"{where}, which is too short for the shape {shape}; "
             "the file may be cut short, export or download it again"
         ) from error
