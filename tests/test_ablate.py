@@ -239,6 +239,11 @@ SPECS: dict[str, list[Case]] = {
             "lld-",
             {"r": ints(0, H * W, K)},
         ),
+        Case(
+            "t = Transpose <perm = [0, 2, 3, 1]> (x0) f = Flatten(t) z = Reshape(f, r)",
+            "--d-",
+            {"r": ints(0, 20, 9)},
+        ),
     ],
     "Squeeze": [
         Case("g = GlobalAveragePool(x0) z = Squeeze(g, i)", "lld-", {"i": ints(2, 3)}),
@@ -467,6 +472,9 @@ def build(before: str, case: Case) -> onnx.ModelProto:
     # The bias keeps scores away from 0, so that weight × score is the drop to full precision.
     weights["by"] = np.array([3, -2, 4, 2.5, -3], np.float32)
     tail = "yf = Reshape(z, back) y = Gemm(yf, wy, by)"
+    if before == "off":  # an operator that asks for every switched-off run in full
+        weights["back"], weights["wy"] = ints(-1, 2 * z.size), weight(2 * z.size, C, seed=60)
+        tail = "z2 = Concat <axis = -1> (z, z) yf = Reshape(z2, back) y = Gemm(yf, wy, by)"
     return models.model(f"{body} {tail}", weights, opset=case.opset, ir=10)
 
 
@@ -659,6 +667,22 @@ def test_head(name: str) -> None:
     check(proto, x, ablation="literal")
     check(proto, x, memory=1)
     check(proto, x[:1], [1], units=[5, 2])
+
+
+def test_a_map_of_one_unit() -> None:
+    """Its axis of one element is broadcast by what it meets."""
+    for body in (
+        "q = Add(a, u) r = Relu(q) z = GlobalAveragePool(r)",
+        "r = Sigmoid(a) q = Mul(u, r) z = GlobalMaxPool(q)",
+        "q = Conv <pads = [1, 1, 1, 1]> (a, k) z = Relu(q)",
+        "f = Flatten(a) z = Gemm(f, v)",
+        "g = GlobalAveragePool(a) z = Sub(u, g)",
+    ):
+        weights = {"wa": weight(1, 3, 3, 3, seed=1), "ba": weight(1), "k": weight(3, 1, 3, 3)}
+        proto = build("zero", Case(body, "", {**weights, "v": weight(30, 4)}, direct=True))
+        check(proto, picture(3))
+        check(proto, picture(1), ablation="literal")
+        check(proto, picture(1), memory=1)
 
 
 # Steps that keep the shape (N, 6, 6, 5); `{x}` and `{y}` are tensors, `{i}` makes names unique.

@@ -172,6 +172,9 @@ def _graph(model: Model) -> gs.Graph:
         graph.toposort()
     except Exception as error:  # the importer raises whatever a damaged graph provokes
         raise ModelError(f"the graph is damaged: {str(error).splitlines()[0]}") from error
+    names = [n.name for n in graph.nodes] + [n.op for n in graph.nodes] + list(graph.tensors())
+    if not all(isinstance(name, str) for name in names):  # protobuf gives bytes for no UTF-8
+        raise ModelError("the graph is damaged: a name in it is no text")
     return graph
 
 

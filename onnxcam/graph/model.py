@@ -18,7 +18,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnxcam.errors import ModelError, OpError
 from onnxcam.graph.weights import INLINE_BYTES, KEPT_OUT, external, fill
 
-G_LOGGER.severity = G_LOGGER.CRITICAL  # its warnings (unnamed nodes, …) are not for our users
+G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # it prints; what matters comes as exceptions
 
 _PROTO_LIMIT = 2**31 - 2**20
 
@@ -150,6 +150,7 @@ def to_model(graph: gs.Graph, like: Model) -> Model:
     graph.import_domains = [
         o for o in graph.import_domains or () if ("" if o.domain == "ai.onnx" else o.domain) in used
     ]
+    graph.name = graph.name or "model"
     proto = gs.export_onnx(graph, do_type_check=False)
     for tensor in proto.graph.initializer:
         if tensor.name in weights:
