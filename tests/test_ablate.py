@@ -676,9 +676,11 @@ def test_a_map_of_one_unit() -> None:
         "r = Sigmoid(a) q = Mul(u, r) z = GlobalMaxPool(q)",
         "q = Conv <pads = [1, 1, 1, 1]> (a, k) z = Relu(q)",
         "f = Flatten(a) z = Gemm(f, v)",
+        "q = Mul(a, u) z = Conv(q, k6)",
         "g = GlobalAveragePool(a) z = Sub(u, g)",
     ):
         weights = {"wa": weight(1, 3, 3, 3, seed=1), "ba": weight(1), "k": weight(3, 1, 3, 3)}
+        weights["k6"] = weight(4, K, 1, 1, seed=5)
         proto = build("zero", Case(body, "", {**weights, "v": weight(30, 4)}, direct=True))
         check(proto, picture(3))
         check(proto, picture(1), ablation="literal")

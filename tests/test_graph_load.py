@@ -669,3 +669,101 @@ def test_a_file_larger_than_the_limit(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="more than the limit of 1,000; raise it with"):
         load(path, max_bytes=1000)
     assert load(path, max_bytes=path.stat().st_size).classes == 4
+
+
+# Heads that more than the values of one image go into.
+
+
+ALONG_THE_BATCH = {
+    "maximum": "mm = ReduceMax <keepdims = 0> (f) q = Div(f, mm)",
+    "mean": "mm = ReduceMean(f, zero) q = Mul(f, mm)",
+    "norm": "q = LpNormalization <axis = 0> (f)",
+    "running sum": "q = CumSum(f, start)",
+    "softmax": "n = Softmax <axis = 0> (f) q = Mul(n, f)",
+}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="units and images are stacked on the batch that the operator works along"
+)
+@pytest.mark.parametrize("name", ALONG_THE_BATCH)
+def test_operators_along_the_batch(name: str) -> None:
+    """What works along the batch is right for one image: its units must not share a run."""
+    tail = ALONG_THE_BATCH[name]
+    body = f"p = Conv(x, w) a = Relu(p) g = GlobalAveragePool(a) f = Flatten(g) {tail}"
+    weights = {"w": weight(6, 3, 3, 3), "v": weight(6, 4)}
+    weights |= {"zero": np.array([0])} if "zero" in body else {}
+    weights |= {"start": np.array(0)} if "start" in body else {}
+    proto = models.model(f"{body} y = MatMul(q, v)", weights, "float[N,3,8,8] x", "float[N,4] y")
+    for ablation in ("exact", "literal"):
+        explained(proto, proto, X[:1], layer="a", ablation=ablation)
+
+
+@pytest.mark.xfail(strict=True, reason="the sizes of a Resize hold the batch of a single run")
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_a_resize_to_computed_sizes(mode: str) -> None:
+    """Batch and channels come from Shape, height and width from a constant, as exporters do."""
+    weights = {"w": weight(6, 3, 3, 3), "k": weight(6, 6, 3, 3, seed=3), "v": weight(6, 4)}
+    weights |= {"zero": np.array([0]), "two": np.array([2]), "hw": np.array([12, 9])}
+    proto = models.model(
+        "p = Conv(x, w) a = Relu(p) s = Shape(a) s2 = Slice(s, zero, two)"
+        f' q = Concat <axis = 0> (s2, hw) r = Resize <mode = "{mode}"> (a, , , q) c = Conv(r, k)'
+        " r2 = Relu(c) g = GlobalAveragePool(r2) f = Flatten(g) y = MatMul(f, v)",
+        weights,
+        "float[N,3,8,8] x",
+        "float[N,4] y",
+    )
+    value, y, want = drops(proto, "a", "y", {"x": X})
+    norms = np.sqrt((value**2).sum((2, 3)))[:, None]
+    for ablation in ("literal", "exact"):
+        explainer = Explainer(proto, layer="a", provider="cpu", weight="slope", ablation=ablation)
+        close(explainer(X, [[0, 1, 2, 3]] * 3).weights * norms, want, base=y)
+
+
+@pytest.mark.xfail(strict=True, reason="what a subgraph takes from outside is not followed")
+@pytest.mark.parametrize("place", ["head", "features"])
+def test_an_if_that_shapes_decide(place: str) -> None:
+    """PyTorch's squeeze comes out so: If(size == 1) then Squeeze else Identity."""
+    then, other = (
+        helper.make_graph(
+            [helper.make_node(op, [taken, *extra], [out])],
+            out,
+            [],
+            [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)],
+        )
+        for op, taken, extra, out in (
+            ("Squeeze" if place == "head" else "Relu", "g" if place == "head" else "p",
+             ["three"] if place == "head" else [], "then_out"),
+            ("Identity", "g" if place == "head" else "p", [], "else_out"),
+        )
+    )  # fmt: skip
+    choice = helper.make_node("If", ["yes"], ["h" if place == "head" else "a"])
+    for key, graph in (("then_branch", then), ("else_branch", other)):
+        choice.attribute.append(helper.make_attribute(key, graph))
+    weights = {"w": weight(6, 3, 3, 3), "v": weight(6, 4), "three": np.array([3])}
+    weights |= {"axis": np.array(3), "one": np.array(1)}
+    shaped = "s = Shape({t}) n = Gather(s, axis) yes = Equal(n, {size})"
+    if place == "head":
+        body = (
+            f"p = Conv(x, w) a = Relu(p) g = GlobalAveragePool(a) {shaped} h = Identity(g)"
+            " f = Flatten(h) y = MatMul(f, v)"
+        ).format(t="g", size="one")
+    else:
+        weights["one"] = np.array(6)
+        body = (
+            f"p = Conv(x, w) {shaped} a = Identity(p) g = GlobalAveragePool(a) f = Flatten(g)"
+            " y = MatMul(f, v)"
+        ).format(t="p", size="one")
+    if place == "features":
+        del weights["three"]
+    proto = models.model(body, weights, "float[N,3,8,8] x", "float[N,4] y")
+    at = next(i for i, n in enumerate(proto.graph.node) if n.op_type == "Identity")
+    proto.graph.node[at].CopyFrom(choice)
+    assert run(proto, {"x": X})[0].shape == (3, 4)
+    plain = models.model(
+        "p = Conv(x, w) a = Relu(p) g = GlobalAveragePool(a) f = Flatten(g) y = MatMul(f, v)",
+        {"w": weights["w"], "v": weights["v"]},
+        "float[N,3,8,8] x",
+        "float[N,4] y",
+    )
+    explained(proto, plain, X)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxcam.ablate.state import Batch, Delta, Lane, State, Walk
+from onnxcam.ablate.state import Batch, Delta, Factor, Lane, Outer, State, Walk
 
 
 def matmul(w: Walk, node: gs.Node, states: list[State]) -> State:
@@ -44,10 +44,25 @@ def matmul(w: Walk, node: gs.Node, states: list[State]) -> State:
         slices = w.e.axes("Unsqueeze", slices, list(range(1, 1 + rank - len(other.shape))))
     elif len(other.shape) > rank:
         return None
-    # One element for each unit makes an outer product of what would be a thousand tiny MatMuls.
-    op = "Mul" if touched.outer * touched.inner == 1 else "MatMul"
-    product = w.e.op(op, (part, slices) if left else (slices, part))[0]
+    if touched.outer * touched.inner == 1:
+        left, right = (part, slices) if left else (slices, part)
+        return Outer(
+            _factor(left, node.inputs[0], 2, node), _factor(right, node.inputs[1], 1, node)
+        )
+    product = w.e.MatMul(*((part, slices) if left else (slices, part)))
     return Delta(w.merge(product, node.outputs[0]))
+
+
+def _factor(t: gs.Tensor, source: gs.Tensor, kept: int, node: gs.Node) -> Factor:
+    """A side of the product with what is summed cut to one element, and where it extends.
+
+    `kept` is the position from the end of the other of its last two axes: rows of the left side,
+    columns of the right one.
+    """
+    shape = list(source.shape)
+    shape[-(3 - kept)] = 1
+    shape = [1] * (len(node.outputs[0].shape) - len(shape)) + shape
+    return Factor(t, tuple(n != 1 for n in shape))
 
 
 def _rows(w: Walk, node: gs.Node, touched: Batch, left: bool) -> State:
@@ -85,9 +100,11 @@ def gemm(w: Walk, node: gs.Node, states: list[State]) -> State:
     product = gs.Node("MatMul", inputs=[node.inputs[0], weight], outputs=[node.outputs[0].copy()])
     state = matmul(w, product, [x, None])
     product.inputs.clear()
-    if isinstance(state, Delta) and alpha != 1.0:
+    if alpha != 1.0 and isinstance(state, Outer):
+        return Outer(Factor(w.e.Mul(state.left.t, alpha), state.left.full), state.right)
+    if alpha != 1.0 and isinstance(state, Delta):
         return Delta(w.e.Mul(state.part, alpha))
-    return state if isinstance(state, Delta) else None
+    return state if isinstance(state, Delta | Outer) else None
 
 
 def conv(w: Walk, node: gs.Node, states: list[State]) -> State:

@@ -5,6 +5,7 @@
 | (none) | it does not: the tensor is independent of the feature map |
 | `Lane` | only the elements of unit k differ; one tensor holds what they become, for every k |
 | `Delta` | it is base − part_k; the parts are stacked over the units |
+| `Outer` | the same, the part being kept as a product of two factors |
 | `Batch` | anything: stacked over the units |
 
 Stacks put the units in front of the batch on the batch axis: row k · N + n is image n, unit k off.
@@ -46,13 +47,29 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Factor:
+    """One of two factors: `t` (B, 1 or size, …); `full` says along which axes it extends."""
+
+    t: gs.Tensor
+    full: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The tensor is base − left_k · right_k, broadcast against each other; units first."""
+
+    left: Factor
+    right: Factor
+
+
+@dataclass(frozen=True)
 class Batch:
     """The whole tensor, stacked over the units."""
 
     full: gs.Tensor
 
 
-State: TypeAlias = Lane | Delta | Batch | None
+State: TypeAlias = Lane | Delta | Outer | Batch | None
 Rule: TypeAlias = Callable[["Walk", gs.Node, list[State]], State]
 
 
@@ -130,6 +147,9 @@ class Walk:
             return self.stack(t)
         if isinstance(state, Batch):
             return state.full
+        if isinstance(state, Outer):
+            difference = self.e.Sub(t, self.e.Mul(state.left.t, state.right.t))
+            return self.merge(difference, t)
         if isinstance(state, Delta):
             if self.batch_axis(t) == 0:
                 return self.e.Reshape(self.e.Sub(t, self.unmerge(state.part, t)), self.dims(t))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcam.ablate.outer import OUTER_RULES, written_out
 from onnxcam.ablate.rules import RULES, on_stack
-from onnxcam.ablate.state import Delta, Lane, State, Stuck, Walk
+from onnxcam.ablate.state import Delta, Lane, Outer, State, Stuck, Walk
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.paths import path_nodes
@@ -49,16 +50,33 @@ def exact(
         if any(isinstance(a, gs.Graph) for a in node.attrs.values()):
             raise Stuck(f"node {node.name!r} holds a subgraph")
         given = [states.get(t.name) for t in node.inputs]
-        rule = RULES.get(node.op) if not node.domain and _one_output(node) else None
-        state = rule(w, node, given) if rule is not None else None
-        after = [state] if state is not None else on_stack(w, node, given)
+        after = _after(w, node, given)
         states.update({t.name: s for t, s in zip(node.outputs, after, strict=False)})
     final = states[score.name]
+    if isinstance(final, Outer):
+        final = written_out(w, score, final)
     if isinstance(final, Delta):  # the drop itself: no difference of two near numbers
         drop = w.unmerge(final.part, score)
     else:
         drop = e.Sub(score, w.unmerge(w.full(score, final), score))
     return e.Transpose(drop, perm=[1, 2, 0])
+
+
+def _after(w: Walk, node: gs.Node, states: list[State]) -> list[State]:
+    """The states of the node's outputs: by the cheapest rule that has an answer."""
+    if any(isinstance(s, Outer) for s in states):
+        outer = OUTER_RULES.get(node.op) if not node.domain else None
+        found = outer(w, node, states) if outer is not None else None
+        if found is not None:
+            return found
+        if node.op in RULES:  # they know parts, not factors
+            states = [
+                written_out(w, t, s) if isinstance(s, Outer) else s
+                for t, s in zip(node.inputs, states, strict=True)
+            ]
+    rule = RULES.get(node.op) if not node.domain and _one_output(node) else None
+    state = rule(w, node, states) if rule is not None else None
+    return [state] if state is not None else on_stack(w, node, states)
 
 
 def _one_output(node: gs.Node) -> bool:
