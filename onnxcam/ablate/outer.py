@@ -47,7 +47,7 @@ def binary(w: Walk, node: gs.Node, states: list[State]) -> list[State] | None:
 
 
 def view(w: Walk, node: gs.Node, states: list[State]) -> list[State] | None:
-    """Reshape, Squeeze, Unsqueeze: of each factor, axis by axis."""
+    """Reshape, Squeeze, Unsqueeze: of each factor, group of axes by group."""
     state, before, after = states[0], node.inputs[0].shape, node.outputs[0].shape
     assert isinstance(state, Outer)
     w.batch_axis(node.outputs[0])
@@ -56,52 +56,67 @@ def view(w: Walk, node: gs.Node, states: list[State]) -> list[State] | None:
         return None
     factors = []
     for factor in (state.left, state.right):
-        full: list[bool] = []
+        full, missing = [False] * len(after), []
         for old, new in groups:
-            kinds = {factor.full[a] for a in old if before[a] != 1}
-            if len(kinds) > 1:
-                return None
-            full += [after[a] != 1 and kinds == {True} for a in new]
-        target = [0] + [
-            1 if not f else n if isinstance(n, int) else -1
-            for f, n in zip(full, after, strict=True)
-        ]
-        factors.append(Factor(w.e.Reshape(factor.t, target), tuple(full)))
+            kinds = {factor.full[axis] for axis in old}
+            if len(kinds) > 1:  # axes that are merged: the factor must extend along all of them
+                missing += [axis for axis in old if not factor.full[axis]]
+            for axis in new:
+                full[axis] = True in kinds
+        target = [n if isinstance(n, int) else -1 for n in after]
+        target = [0, *(n if f else 1 for f, n in zip(full, target, strict=True))]
+        wide = _widened(w, factor.t, node.inputs[0], missing) if missing else factor.t
+        factors.append(Factor(w.e.Reshape(wide, target), tuple(full)))
     return [Outer(*factors)]
 
 
+def _widened(w: Walk, t: gs.Tensor, like: gs.Tensor, axes: list[int]) -> gs.Tensor:
+    """A factor made to extend along `axes` of the tensor `like`."""
+    sizes = [[n] if isinstance(n, int) else None for n in like.shape]
+    parts: list[gs.Tensor | list[int]] = [[1]]
+    for axis, size in enumerate(sizes):
+        known = [1] if axis not in axes else size
+        parts.append(known or w.e.Gather(w.e.Shape(like), [axis], axis=0))
+    return w.e.Expand(t, w.e.Concat(*parts, axis=0))
+
+
 def _groups(before: list[object], after: list[object]) -> list[tuple[list[int], list[int]]] | None:
-    """Runs of axes on both sides that hold the same elements; the batch pairs with the batch."""
-    groups: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(before) or j < len(after):
-        old: list[int] = []
-        new: list[int] = []
-        a = b = 1
-        while True:
-            if i < len(before) and (a <= b or j >= len(after)) and (a != b or not old):
-                old.append(i)
-                a *= _size(before[i])
-                i += 1
-            elif j < len(after) and (b < a or (a == b and not new)):
-                new.append(j)
-                b *= _size(after[j])
-                j += 1
-            else:
-                break
-        marked = [
-            n
-            for n in (*(before[x] for x in old), *(after[x] for x in new))
-            if not isinstance(n, int)
+    """Runs of axes on both sides that hold the same elements; axes of size 1 are in none."""
+    marks = [[n for n in shape if not isinstance(n, int)] for shape in (before, after)]
+    volumes = [
+        int(np.prod([n for n in s if isinstance(n, int)], dtype=np.int64)) for s in (before, after)
+    ]
+    if len(marks[0]) != 1 or len(marks[1]) != 1:
+        return None
+    # The batch counts 1; where it is merged with something, that is what the other side has more.
+    merged = [1, 1]
+    for side in (0, 1):
+        if marks[side] == [None] and marks[1 - side] != [None]:
+            merged[side] = volumes[1 - side] // volumes[side]
+    sides = [
+        [
+            (axis, n if isinstance(n, int) else merged[side], not isinstance(n, int))
+            for axis, n in enumerate(shape)
+            if n != 1
         ]
-        if a != b or len(marked) not in (0, 2):
-            return None
-        groups.append((old, new))
+        for side, shape in enumerate((before, after))
+    ]
+    groups = []
+    while sides[0] or sides[1]:
+        runs: list[list[tuple[int, int, bool]]] = [[], []]
+        while True:
+            sizes = [int(np.prod([n for _, n, _ in run], dtype=np.int64)) for run in runs]
+            batch = [sum(marked for *_, marked in run) for run in runs]
+            if runs[0] and runs[1] and sizes[0] == sizes[1] and batch[0] == batch[1]:
+                break
+            behind = (
+                0 if (sizes[0], batch[0], len(runs[0])) <= (sizes[1], batch[1], len(runs[1])) else 1
+            )
+            if not sides[behind]:
+                return None
+            runs[behind].append(sides[behind].pop(0))
+        groups.append(([axis for axis, *_ in runs[0]], [axis for axis, *_ in runs[1]]))
     return groups
-
-
-def _size(n: object) -> int:
-    return n if isinstance(n, int) else 1
 
 
 def transpose(w: Walk, node: gs.Node, states: list[State]) -> list[State] | None:

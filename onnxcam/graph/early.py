@@ -25,6 +25,9 @@ _ELEMENTWISE = {
 
 def pick_early(e: Emitter, source: str, sink: str) -> None:
     """Moves the picks of one token between `source` and `sink` up, in place; shapes annotated."""
+    for node in path_nodes(e.graph, source, sink):
+        _unflatten(e, node)
+    e.graph.toposort()
     behind = reached(e.graph, source)
     for node in path_nodes(e.graph, source, sink):
         found = _picked(node)
@@ -43,6 +46,39 @@ def pick_early(e: Emitter, source: str, sink: str) -> None:
             node.inputs[1] = constant(e.name("first"), np.array([0], np.int64))
             node.inputs[2] = constant(e.name("second"), np.array([1], np.int64))
     e.graph.toposort()
+
+
+def _unflatten(e: Emitter, node: gs.Node) -> None:
+    """Makes Reshape, Gemm, Reshape a MatMul on the tokens as they lay, where that is what it is."""
+    first = node.inputs[0].inputs[0] if node.op == "Gemm" and node.inputs[0].inputs else None
+    after = node.outputs[0].outputs
+    attrs = node.attrs
+    if first is None or first.op != "Reshape" or len(after) != 1 or after[0].op != "Reshape":
+        return
+    plain = attrs.get("alpha", 1.0) == 1.0 == attrs.get("beta", 1.0) and not attrs.get("transA")
+    out, source, weight = after[0].outputs[0], first.inputs[0], node.inputs[1]
+    if not plain or not out.outputs or array_of(weight) is None or not _static(source):
+        return
+    lead, features = list(out.shape or [])[:-1], node.inputs[0].shape[-1]
+    if (
+        not _static(out)
+        or source.shape[: len(lead)] != lead
+        or out.shape[-1] != node.outputs[0].shape[-1]
+    ):
+        return
+    if _volume(source.shape[len(lead) :]) != features:
+        return
+    rows = e.Reshape(source, [n if isinstance(n, int) else -1 for n in lead] + [features])
+    rows.shape = [*lead, features]
+    if attrs.get("transB"):
+        weight = e.Transpose(weight, perm=[1, 0])
+    result = e.MatMul(rows, weight)
+    result.shape = list(out.shape)
+    if len(node.inputs) > 2 and node.inputs[2].name:
+        result = e.Add(result, node.inputs[2])
+        result.shape = list(out.shape)
+    for consumer in list(out.outputs):
+        consumer.inputs = [result if t is out else t for t in consumer.inputs]
 
 
 def _static(t: gs.Tensor) -> bool:
@@ -156,13 +192,19 @@ def _reshape(p: _Push, node: gs.Node, axis: int) -> gs.Tensor | None:
     source, out = node.inputs[0], node.outputs[0]
     if not _static(source):
         return None
-    after = _volume(out.shape[axis + 1 :])
+    after = _behind(out.shape[axis + 1 :])
     for own, size in enumerate(source.shape):
-        if size == p.size and after is not None and _volume(source.shape[own + 1 :]) == after:
+        if size == p.size and _behind(source.shape[own + 1 :]) == after:
             target = [n if isinstance(n, int) else -1 for n in out.shape]
             target[axis] = 1
             return p.e.Reshape(p.cut(source, own), target)
     return None
+
+
+def _behind(shape: list[int | str | None]) -> tuple[int, list[str | None]]:
+    """What lies behind an axis: elements for one image, and whether the batch is among it."""
+    sizes = [n for n in shape if isinstance(n, int)]
+    return int(np.prod(sizes, dtype=np.int64)), [n for n in shape if not isinstance(n, int)]
 
 
 def _volume(shape: list[int | str | None]) -> int | None:
