@@ -683,9 +683,6 @@ ALONG_THE_BATCH = {
 }
 
 
-@pytest.mark.xfail(
-    strict=True, reason="units and images are stacked on the batch that the operator works along"
-)
 @pytest.mark.parametrize("name", ALONG_THE_BATCH)
 def test_operators_along_the_batch(name: str) -> None:
     """What works along the batch is right for one image: its units must not share a run."""
@@ -699,7 +696,6 @@ def test_operators_along_the_batch(name: str) -> None:
         explained(proto, proto, X[:1], layer="a", ablation=ablation)
 
 
-@pytest.mark.xfail(strict=True, reason="the sizes of a Resize hold the batch of a single run")
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_a_resize_to_computed_sizes(mode: str) -> None:
     """Batch and channels come from Shape, height and width from a constant, as exporters do."""
@@ -720,7 +716,6 @@ def test_a_resize_to_computed_sizes(mode: str) -> None:
         close(explainer(X, [[0, 1, 2, 3]] * 3).weights * norms, want, base=y)
 
 
-@pytest.mark.xfail(strict=True, reason="what a subgraph takes from outside is not followed")
 @pytest.mark.parametrize("place", ["head", "features"])
 def test_an_if_that_shapes_decide(place: str) -> None:
     """PyTorch's squeeze comes out so: If(size == 1) then Squeeze else Identity."""

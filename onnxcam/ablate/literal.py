@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.paths import every_input, path_nodes
@@ -43,6 +44,11 @@ def literal(
         layer.tensor: _rows(e, e.Where(off, e.tensor(0.0, feature.dtype), feature))
     }
     for node in path:
+        if any(isinstance(a, gs.Graph) for a in node.attrs.values()):
+            raise OpError(
+                f"node {node.name!r} ({node.op}) behind the feature map holds a subgraph, in which "
+                "units cannot be switched off; name a --layer behind it"
+            )
         inputs = [
             stacked[t.name] if t.name in behind else _copies(e, t, count) for t in node.inputs
         ]

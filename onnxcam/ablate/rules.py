@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.ablate.mixing import conv, gemm, matmul
-from onnxcam.ablate.state import Batch, Delta, Lane, Rule, State, Stuck, Walk
+from onnxcam.ablate.state import Batch, Delta, Lane, Rule, State, Walk
 from onnxcam.graph.model import array_of
 
 _FLOATS = (np.float16, np.float32, np.float64)
@@ -302,26 +302,8 @@ def on_stack(w: Walk, node: gs.Node, states: list[State]) -> list[State]:
     if node.op == "Expand":
         shape = [max(n, 1) for n in w.dims(node.outputs[0])]
         return [Batch(w.e.Expand(w.full(node.inputs[0], states[0]), shape))]
-    _refuse_across_batch(w, node)
     inputs = [w.full(t, s) if t.name else t for t, s in zip(node.inputs, states, strict=True)]
     return [Batch(t) for t in w.e.again(node, inputs)]
-
-
-_ALONG = {"Gather": 0, "Concat": 0, "Split": 0, "Softmax": -1, "LogSoftmax": -1, "TopK": -1}
-
-
-def _refuse_across_batch(w: Walk, node: gs.Node) -> None:
-    """An operator that works along the batch would mix the stacked runs."""
-    source = node.inputs[0]
-    rank = max(len(source.shape or ()), 1)
-    along: set[int] = set()
-    if node.op in _ALONG:
-        along = {node.attrs.get("axis", _ALONG[node.op]) % rank}
-    elif node.op.startswith("Reduce"):
-        axes = reduced_axes(node)
-        along = set(range(rank)) if axes is None else axes
-    if source.shape is not None and w.batch_axis(source) in along:
-        raise Stuck(f"node {node.name!r} ({node.op}) works along the batch")
 
 
 def _again(w: Walk, node: gs.Node, first: gs.Tensor) -> gs.Tensor:

@@ -7,7 +7,7 @@ here to follow the batch of the image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -120,19 +120,16 @@ def _one_row(e: Emitter, tensor: gs.Tensor, axis: int, shapes: dict[str, Shape])
 def _resize(
     e: Emitter, node: gs.Node, image: gs.Variable, shapes: dict[str, Shape], axes: dict[str, int]
 ) -> None:
-    if len(node.inputs) < 4 or array_of(node.inputs[3]) is None or "axes" in node.attrs:
-        return
-    sizes = array_of(node.inputs[3])
-    assert sizes is not None
-    before = shapes[node.inputs[0].name]
-    moved = [i for i in range(len(before)) if i != axes[node.outputs[0].name]]
-    if e.graph.opset >= 18:
+    by_axes(e, node, shapes[node.outputs[0].name], axes[node.outputs[0].name])
+
+
+def by_axes(e: Emitter, node: gs.Node, after: Sequence[int | str | None], batch: int) -> None:
+    """Makes a Resize to sizes, batch among them, one of the other axes; opset 18 and later."""
+    if e.graph.opset >= 18 and len(node.inputs) == 4 and "axes" not in node.attrs:
+        moved = [i for i in range(len(after)) if i != batch]
+        sizes = np.array([after[i] for i in moved], np.int64)
         node.attrs["axes"] = moved
-        node.inputs[3] = constant(e.name("sizes"), np.array(sizes[moved], np.int64))
-    else:
-        scales = np.array([s / b for s, b in zip(sizes, before, strict=True)], np.float32)
-        node.inputs[2] = constant(e.name("scales"), scales)
-        del node.inputs[3]
+        node.inputs[3] = constant(e.name("sizes"), sizes)
 
 
 _FIX: dict[str, Fix] = {

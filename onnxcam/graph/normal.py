@@ -10,8 +10,10 @@ import onnx_graphsurgeon as gs
 from onnx import version_converter
 
 from onnxcam.errors import ModelError
-from onnxcam.graph.batch import free_batch, unstride
+from onnxcam.graph.batch import by_axes, free_batch, unstride
+from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import Model, array_of, constant, to_graph, to_model
+from onnxcam.graph.paths import path_nodes
 from onnxcam.graph.shapes import Probe, Static, marked, static_shapes
 from onnxcam.graph.weights import constants_to_initializers
 
@@ -20,6 +22,12 @@ OPSET = 18
 
 _ACROSS_BATCH = {  # operators that let the images of a batch change each other's result
     "DynamicQuantizeLinear": "DynamicQuantizeLinear takes its range from the whole batch",
+}
+
+_ALONG = {  # operators that work along one axis, and their default for it
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "TopK"), -1),
+    **dict.fromkeys(("Gather", "GatherElements", "Concat", "Split", "ArgMax", "ArgMin"), 0),
+    **dict.fromkeys(("ScatterElements",), 0),
 }
 
 NOMINAL = 224
@@ -96,6 +104,7 @@ def normalised(
     source = model.proto.graph.input[0]
     info = _image(model, size)
     batch = source.type.tensor_type.shape.dim[0].dim_value
+    model = _decided(model, info, (batch,) if batch > 0 else (1, 2), probe)
     for node in model.proto.graph.node:
         if node.op_type in _ACROSS_BATCH:
             notes.append(f"the batch is held at {batch or 1}: {_ACROSS_BATCH[node.op_type]}")
@@ -111,7 +120,7 @@ def normalised(
     try:
         return _annotated(model, info, probe), info, None
     except ValueError as error:
-        notes.append(f"the batch is held at 1: the graph does not follow it ({error})")
+        notes.append(f"the batch is held at 1: {error}")
         return _annotated_fixed(model, info, 1, probe), info, 1
 
 
@@ -156,7 +165,90 @@ def _annotated(model: Model, image: Image, probe: Probe | None) -> Model:
     if output.shape is not None and output.shape[:1] != ["N"]:
         raise ValueError(f"{output.name!r} has shape {output.shape}")
     unstride(graph, one, two)
+    e = Emitter(graph, "onnxcam/size")
+    for node in graph.nodes:
+        shape = node.outputs[0].shape if node.op == "Resize" else None
+        if shape is not None and [i for i, n in enumerate(shape) if not isinstance(n, int)] == [0]:
+            by_axes(e, node, shape, 0)
+    graph.toposort()
+    _refuse_across_batch(graph, image.name)
     return to_model(graph, model)
+
+
+def _refuse_across_batch(graph: gs.Graph, image: str) -> None:
+    """Says so if a node works along the batch: images, and runs stacked on it, would mix."""
+    for node in path_nodes(graph, image, graph.outputs[0].name):
+        for t in node.inputs[:1]:
+            marks = [i for i, n in enumerate(t.shape or ()) if not isinstance(n, int)]
+            if marks and marks[0] in _worked_axes(node, len(t.shape)):
+                raise ValueError(f"node {node.name!r} ({node.op}) works along it")
+
+
+def _worked_axes(node: gs.Node, rank: int) -> set[int]:
+    """The axes along which a node lets elements of its first input meet."""
+    if node.op == "Slice":
+        return _sliced_axes(node, rank)
+    if node.op.startswith("Reduce"):
+        axes = node.attrs.get("axes")
+        if axes is None and len(node.inputs) > 1 and node.inputs[1].name:
+            axes = array_of(node.inputs[1])
+        if axes is None:
+            return set() if node.attrs.get("noop_with_empty_axes") else set(range(rank))
+        return {int(a) % rank for a in np.atleast_1d(axes)}
+    if node.op == "CumSum":
+        axis = array_of(node.inputs[1])
+        return set(range(rank)) if axis is None else {int(axis.reshape(-1)[0]) % rank}
+    if node.op == "Gemm" and node.attrs.get("transA"):
+        return {0}
+    if node.op in _ALONG:
+        return {node.attrs.get("axis", _ALONG[node.op]) % rank}
+    return set()
+
+
+def _sliced_axes(node: gs.Node, rank: int) -> set[int]:
+    given = [array_of(t) if t.name else None for t in node.inputs[1:5]]
+    starts, ends, axes, steps = (given + [None] * 4)[:4]
+    if starts is None or ends is None:
+        return set(range(rank)) if axes is None else {int(a) % rank for a in axes}
+    axes = np.arange(len(starts)) if axes is None else axes
+    steps = np.ones(len(starts), np.int64) if steps is None else steps
+    whole = (starts == 0) & (ends >= 2**31 - 1) & (steps == 1)
+    return {int(a) % rank for a, all_of_it in zip(axes, whole, strict=True) if not all_of_it}
+
+
+def _decided(model: Model, image: Image, batches: tuple[int, ...], probe: Probe | None) -> Model:
+    """`model` with every If replaced by the branch that its shapes decide for."""
+    while any(n.op_type == "If" for n in model.proto.graph.node):
+        known = [static_shapes(model, {image.name: image.shape(b)}, probe).values for b in batches]
+        graph = to_graph(model)
+        found = False
+        for node in [n for n in graph.nodes if n.op == "If"]:
+            verdicts = [values.get(node.inputs[0].name) for values in known]
+            if any(v is None or v.size != 1 for v in verdicts):
+                continue
+            if len({bool(v) for v in verdicts}) == 1:
+                _inline(graph, node, node.attrs["then_branch" if verdicts[0] else "else_branch"])
+                found = True
+        if not found:
+            break
+        model = to_model(graph.cleanup(remove_unused_graph_inputs=False).toposort(), model)
+    return model
+
+
+def _inline(graph: gs.Graph, node: gs.Node, branch: gs.Graph) -> None:
+    outputs = list(node.outputs)
+    node.outputs.clear()
+    graph.nodes.remove(node)
+    graph.nodes.extend(branch.nodes)
+    made = {id(n) for n in branch.nodes}
+    for outer, inner in zip(outputs, branch.outputs, strict=True):
+        if inner.inputs and id(inner.inputs[0]) in made:
+            inner.name = outer.name  # the branch's own tensor takes the place of the If's output
+            for user in list(outer.outputs):
+                user.inputs = [inner if t is outer else t for t in user.inputs]
+            graph.outputs = [inner if t is outer else t for t in graph.outputs]
+        else:
+            graph.nodes.append(gs.Node("Identity", "", {}, [inner], [outer]))
 
 
 def _fold_shapes(graph: gs.Graph, one: Static, two: Static) -> None:

@@ -11,12 +11,13 @@ Inputs = Callable[[gs.Node], Iterable[gs.Tensor]]
 
 def data_inputs(node: gs.Node) -> Iterable[gs.Tensor]:
     """The inputs through which picture data flows: none where only a shape is taken."""
-    return () if node.op in ("Shape", "Size") else list(node.inputs)
+    return () if node.op in ("Shape", "Size") else every_input(node)
 
 
 def every_input(node: gs.Node) -> Iterable[gs.Tensor]:
-    """All inputs of a node, whatever it takes from them."""
-    return list(node.inputs)
+    """All that a node uses: its inputs, and what its subgraphs take from outside."""
+    inner = [g for g in node.attrs.values() if isinstance(g, gs.Graph)]
+    return [*node.inputs, *(t for g in inner for t in g._foreign_tensors().values())]
 
 
 def reached(
