@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
+import bench_measure
 import export_torchvision
 import numpy as np
 import onnx
@@ -76,12 +77,14 @@ def test_a_long_literal_path_is_estimated(model: Path) -> None:
     given = bench._arguments([str(model), *QUICK, "--literal", "--literal-limit", "0"])
     found = bench.bench(model, given)
     literal = found["literal"]
-    assert literal["estimated"] and literal["units_measured"] == 2 * bench.FEW < found["units"]
+    assert (
+        literal["estimated"] and literal["units_measured"] == 2 * bench_measure.FEW < found["units"]
+    )
     small, large = literal["measured"]
-    assert (small["units"], large["units"]) == (bench.FEW, 2 * bench.FEW)
+    assert (small["units"], large["units"]) == (bench_measure.FEW, 2 * bench_measure.FEW)
     assert literal["time"]["explain_s"] >= large["explain_s"]
     text = "\n".join(bench.details(found))
-    assert f"{2 * bench.FEW} of {found['units']} units were run" in text
+    assert f"{2 * bench_measure.FEW} of {found['units']} units were run" in text
 
 
 def test_the_table_fits_100_columns(figures: dict[str, Any]) -> None:
@@ -103,8 +106,8 @@ def test_ratios_keep_three_figures() -> None:
 
 
 def test_units_are_spread_evenly() -> None:
-    assert bench._spread(2048, 4) == [0, 512, 1024, 1536]
-    assert bench._spread(5, 5) == [0, 1, 2, 3, 4]
+    assert bench_measure._spread(2048, 4) == [0, 512, 1024, 1536]
+    assert bench_measure._spread(5, 5) == [0, 1, 2, 3, 4]
 
 
 def test_a_file_that_is_no_model(root: Path, tmp_path: Path) -> None:
