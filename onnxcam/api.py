@@ -375,8 +375,11 @@ class Explainer:
     def _score_notes(self, scores: np.ndarray, chosen: np.ndarray) -> list[str]:
         if dict(self.recipe.settings).get("weight") == "slope":
             return []
+        values = scores[np.arange(len(scores))[:, None], chosen]
+        if (values >= 1e-30).all():
+            return []
         notes = []
-        for value in np.unique(np.take_along_axis(scores, chosen, axis=1)):
+        for value in np.unique(values):
             if abs(value) < 1e-30:
                 notes.append(
                     "a score is 0: its weights are the drops themselves, not divided by it"

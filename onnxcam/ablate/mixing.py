@@ -23,6 +23,8 @@ def matmul(w: Walk, node: gs.Node, states: list[State]) -> State:
     if isinstance(touched, Delta):
         if w.batch_axis(other) is None:
             return Delta(w.e.MatMul(*((touched.part, other) if left else (other, touched.part))))
+        if w.batch_axis(t) != 0:
+            return None
         tall = w.unmerge(touched.part, t)
         product = w.e.MatMul(*((tall, other) if left else (other, tall)))
         return Delta(w.e.Reshape(product, w.dims(node.outputs[0])))

@@ -148,10 +148,12 @@ def pick(w: Walk, node: gs.Node, states: list[State]) -> list[State] | None:
         if index is None or index.ndim or w.batch_axis(source) == axis:
             return None
         return [Outer(*(_picked(w, f, axis, int(index)) for f in (state.left, state.right)))]
-    held = [array_of(t) if t.name else None for t in node.inputs[1:4]]
-    if len(held) < 3 or any(a is None or a.size != 1 for a in held) or len(node.inputs) > 4:
+    held = [array_of(t) if t.name else None for t in node.inputs[1:5]]
+    if len(held) < 3 or any(a is None or a.size != 1 for a in held):
         return None
-    first, last, at = (int(a.reshape(-1)[0]) for a in held if a is not None)
+    first, last, at, step = (*(int(a.reshape(-1)[0]) for a in held if a is not None), 1)[:4]
+    if step != 1:
+        return None
     if w.batch_axis(source) == at % rank:
         return None
     return [Outer(*(_sliced(w, f, at % rank, first, last) for f in (state.left, state.right)))]
@@ -192,6 +194,8 @@ def matmul(w: Walk, node: gs.Node, states: list[State]) -> list[State] | None:
             return None
         return [Outer(other, Factor(w.e.MatMul(one.t, b), (*one.full[:-1], True)))]
     if not isinstance(y, Outer) or x is None or len(a.shape) != len(b.shape):
+        return None
+    if w.batch_axis(a) != 0 or w.batch_axis(node.outputs[0]) != 0:
         return None
     # x @ (base − f · g) = x @ base − (x @ f) · g, where g does not extend along what is summed.
     f, g = (y.left, y.right) if y.left.full[-2] else (y.right, y.left)

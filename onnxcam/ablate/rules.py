@@ -138,16 +138,18 @@ def binary(w: Walk, node: gs.Node, states: list[State]) -> State:
         if isinstance(y, Delta) and x is None and b.shape == out.shape:
             return Delta(w.e.Neg(y.part)) if node.op == "Sub" else y
     if node.op in ("Mul", "Div") and isinstance(x, Delta) and y is None and a.shape == out.shape:
-        return Delta(_scaled(w, node.op, x.part, a, b))
+        return _scaled(w, node.op, x.part, a, b)
     if node.op == "Mul" and isinstance(y, Delta) and x is None and b.shape == out.shape:
-        return Delta(_scaled(w, "Mul", y.part, b, a))
+        return _scaled(w, "Mul", y.part, b, a)
     return None
 
 
-def _scaled(w: Walk, op: str, part: gs.Tensor, like: gs.Tensor, by: gs.Tensor) -> gs.Tensor:
+def _scaled(w: Walk, op: str, part: gs.Tensor, like: gs.Tensor, by: gs.Tensor) -> State:
     if w.batch_axis(by) is None:
-        return _op(w, op, part, by)
-    return w.e.Reshape(_op(w, op, w.unmerge(part, like), by), w.dims(like))
+        return Delta(_op(w, op, part, by))
+    if w.batch_axis(like) != 0:
+        return None
+    return Delta(w.e.Reshape(_op(w, op, w.unmerge(part, like), by), w.dims(like)))
 
 
 def _binary_lane(w: Walk, node: gs.Node, x: State, y: State) -> State:

@@ -99,7 +99,9 @@ def _picked(node: gs.Node) -> tuple[int, int] | None:
         if len(held) < 3 or any(a is None or a.size != 1 for a in held):
             return None
         first, last, at = (int(a.reshape(-1)[0]) for a in held[:3])  # type: ignore[union-attr]
-        axis, start = at % len(shape), first if last - first == 1 else None
+        axis = at % len(shape)
+        end_of_it = first == -1 and last >= 2**31 - 1
+        start = first if last - first == 1 or end_of_it else None
     else:
         return None
     size = shape[axis]
@@ -178,9 +180,7 @@ def _matmul(p: _Push, node: gs.Node, axis: int) -> gs.Tensor | None:
         return None
     if axis == rank - 2:
         return p.again(node, [p.cut(x, axis), y])
-    own = axis - rank + len(y.shape)
-    both = own >= 0 and y.shape[own] == p.size
-    return p.again(node, [p.cut(x, axis), p.cut(y, own) if both else y])
+    return p.again(node, [p.operand(x, axis, rank), p.operand(y, axis, rank)])
 
 
 def _transpose(p: _Push, node: gs.Node, axis: int) -> gs.Tensor | None:

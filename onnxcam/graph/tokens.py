@@ -36,7 +36,8 @@ def token_maps(path: list[gs.Node], image: str, size: tuple[int, int]) -> dict[s
             continue
         spatial, prefix, shape = spatial_of(tensor), 0, tensor.shape
         if spatial is None and len(shape) == 3 and all(isinstance(n, int) for n in shape[1:]):
-            before = (spatial_of(t) for n in ahead for t in n.outputs)
+            place = next(i for i, n in enumerate(ahead) if n is tensor.inputs[0])
+            before = (spatial_of(t) for n in ahead[:place] for t in n.outputs)
             grids = [s.grid for s in before if s is not None]
             laid = _grid(shape[1], grids[::-1], size)
             if laid is not None:
