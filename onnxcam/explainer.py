@@ -208,6 +208,8 @@ def _compose(classifier: Classifier, what: Recipe, way: str, blocks: bool) -> gs
     feature = _float(e, feature)
     if what.units is not None:
         feature = e.Gather(feature, np.array(what.units, np.int64), axis=1)
+    count = what.layer.units if what.units is None else len(what.units)
+    feature.shape = ["N", count, *what.layer.grid]
     blank = None
     settings = dict(what.settings)
     if settings.get("weight") == "blank-baseline":

@@ -61,7 +61,7 @@ class Needs:
     """What a method works on.
 
     Attributes:
-        feature: the feature map as (N, K, h, w).
+        feature: the feature map as (N, K, h, w), its shape noted.
         score: the scores of the target classes, (N, M).
         drop: y − y_k, (N, M, K), if needed.
         blank: the feature map of an all-zero image, (1, K, h, w), if needed.
@@ -110,10 +110,8 @@ def method_named(name: str) -> Method:
 
 def weighted_sum(e: Emitter, weights: gs.Tensor, feature: gs.Tensor) -> gs.Tensor:
     """Σ_k w_k A_k: weights (N, M, K) and a feature map (N, K, h, w) give (N, M, h, w)."""
-    flat = e.Reshape(feature, e.Concat(e.Slice(e.Shape(feature), [0], [2]), [-1], axis=0))
-    grid = e.Slice(e.Shape(feature), [2], [4])
-    rows = e.Slice(e.Shape(weights), [0], [2])
-    return e.Reshape(e.MatMul(weights, flat), e.Concat(rows, grid, axis=0))
+    flat = e.Reshape(feature, [0, 0, -1])
+    return e.Reshape(e.MatMul(weights, flat), [0, 0, *feature.shape[2:]])
 
 
 __all__ = ["METHODS", "Emitter", "Method", "Needs", "method", "method_named", "weighted_sum"]
