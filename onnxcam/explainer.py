@@ -26,7 +26,7 @@ from onnxcam.graph.model import Model
 from onnxcam.graph.narrow import narrow
 from onnxcam.graph.paths import every_input, reached
 from onnxcam.graph.split import extract
-from onnxcam.methods import METHODS, Method, method_named
+from onnxcam.methods import Method, method_named
 from onnxcam.methods.table import Needs
 
 SCORES = ("logit", "probability")
@@ -205,17 +205,10 @@ def _compose(classifier: Classifier, what: Recipe, way: str, blocks: bool) -> gs
     emit = ablate.exact if way == "exact" else ablate.literal
     drop = _float(e, emit(e, what.layer, asked, chosen, units, what.patches_only))
     drop = _rename(e, drop, DROP)
-    feature = _float(e, feature)
-    if what.units is not None:
-        feature = e.Gather(feature, np.array(what.units, np.int64), axis=1)
-    count = what.layer.units if what.units is None else len(what.units)
-    feature.shape = ["N", count, *what.layer.grid]
-    blank = None
     settings = dict(what.settings)
-    if settings.get("weight") == "blank-baseline":
-        blank = _float(e, _blank(e, classifier, what.layer))
-        if what.units is not None:
-            blank = e.Gather(blank, np.array(what.units, np.int64), axis=1)
+    feature, blank = _asked(e, feature, what, "N"), None
+    if "blank" in what.method.needed(settings):
+        blank = _asked(e, _blank(e, classifier, what.layer), what, 1)
     needs = Needs(feature, _float(e, asked), drop, blank)
     weights, raw = what.method.emit(e, needs, **settings)
     results = [_float(e, flat), chosen, weights, raw, e.Relu(raw)]
@@ -244,6 +237,15 @@ def _as_grid(e: Emitter, t: gs.Tensor, layer: FeatureMap) -> gs.Tensor:
         h, w = layer.grid
         patches = e.Slice(t, [layer.prefix], [layer.prefix + h * w], [1])
         return e.Reshape(e.Transpose(patches, perm=[0, 2, 1]), [0, layer.units, h, w])
+    return t
+
+
+def _asked(e: Emitter, t: gs.Tensor, what: Recipe, batch: str | int) -> gs.Tensor:
+    """The units asked about of a feature map (N, K, h, w), as float32, the shape noted."""
+    t, count = _float(e, t), what.layer.units
+    if what.units is not None:
+        t, count = e.Gather(t, np.array(what.units, np.int64), axis=1), len(what.units)
+    t.shape = [batch, count, *what.layer.grid]
     return t
 
 
@@ -291,6 +293,3 @@ def _borders(graph: gs.Graph, inside: set[str], given: set[str]) -> list[str]:
                 if outside and t.name not in found:
                     found.append(t.name)
     return found
-
-
-__all__ = ["METHODS", "Program", "Recipe", "compile_program", "recipe"]

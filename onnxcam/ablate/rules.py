@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcam.ablate.mixing import conv, gemm, matmul
 from onnxcam.ablate.state import Batch, Delta, Lane, Rule, State, Walk
+from onnxcam.graph.axes import axes_of
 from onnxcam.graph.model import array_of
 
 _FLOATS = (np.float16, np.float32, np.float64)
@@ -213,18 +214,9 @@ def transpose(w: Walk, node: gs.Node, states: list[State]) -> State:
     return Delta(_again(w, node, x.part)) if isinstance(x, Delta) else None
 
 
-def reduced_axes(node: gs.Node) -> set[int] | None:
-    """The axes over which a Reduce… works, or None where they are not constant."""
-    axes = node.attrs.get("axes")
-    if axes is None and len(node.inputs) > 1:
-        axes = array_of(node.inputs[1])
-    rank = len(node.inputs[0].shape)
-    return None if axes is None else {int(a) % rank for a in np.atleast_1d(axes)}
-
-
 def reduce(w: Walk, node: gs.Node, states: list[State]) -> State:
     """Reduce…: over other axes than that of the units; mean and sum are linear."""
-    x, gone = states[0], reduced_axes(node)
+    x, gone = states[0], axes_of(node, len(node.inputs[0].shape))
     if gone is None:
         return None
     if isinstance(x, Lane) and x.axis not in gone:
@@ -247,10 +239,10 @@ def pick(w: Walk, node: gs.Node, states: list[State]) -> State:
     if node.op == "Gather":
         touched = {node.attrs.get("axis", 0) % rank}
     else:
-        axes = array_of(node.inputs[3]) if len(node.inputs) > 3 else np.arange(rank)
+        axes = axes_of(node, rank, place=3) if len(node.inputs) > 3 else set(range(rank))
         if axes is None:
             return None
-        touched = {int(a) % rank for a in axes}
+        touched = axes
     if isinstance(x, Lane) and x.axis not in touched:
         off = None if x.off is None else _again(w, node, x.off)
         moved = len(out.shape) - rank if min(touched) < x.axis else 0

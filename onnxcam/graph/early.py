@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcam.graph.axes import axes_of
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of, constant
 from onnxcam.graph.paths import path_nodes, reached
@@ -161,11 +162,10 @@ def _along(p: _Push, node: gs.Node, axis: int) -> gs.Tensor | None:
     rank = len(node.inputs[0].shape)
     worked = {node.attrs.get("axis", -1) % rank}
     if node.op.startswith("Reduce"):
-        axes = node.attrs.get("axes")
-        axes = array_of(node.inputs[1]) if axes is None and len(node.inputs) > 1 else axes
+        axes = axes_of(node, rank)
         if axes is None or not node.attrs.get("keepdims", 1):
             return None
-        worked = {int(a) % rank for a in np.atleast_1d(axes)}
+        worked = axes
     elif node.op == "LayerNormalization":
         worked = set(range(min(worked), rank))
     if axis in worked:

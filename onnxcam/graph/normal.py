@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx import version_converter
 
 from onnxcam.errors import ModelError
+from onnxcam.graph.axes import axes_of
 from onnxcam.graph.batch import by_axes, free_batch, unstride
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import Model, array_of, constant, to_graph, to_model
@@ -189,12 +190,10 @@ def _worked_axes(node: gs.Node, rank: int) -> set[int]:
     if node.op == "Slice":
         return _sliced_axes(node, rank)
     if node.op.startswith("Reduce"):
-        axes = node.attrs.get("axes")
-        if axes is None and len(node.inputs) > 1 and node.inputs[1].name:
-            axes = array_of(node.inputs[1])
+        axes = axes_of(node, rank)
         if axes is None:
             return set() if node.attrs.get("noop_with_empty_axes") else set(range(rank))
-        return {int(a) % rank for a in np.atleast_1d(axes)}
+        return axes
     if node.op == "CumSum":
         axis = array_of(node.inputs[1])
         return set(range(rank)) if axis is None else {int(axis.reshape(-1)[0]) % rank}

@@ -19,8 +19,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxcam.errors import ModelError
+from onnxcam.graph.axes import axes_of
 from onnxcam.graph.fold import MOST_BYTES, fold
-from onnxcam.graph.model import Model, array_of
+from onnxcam.graph.model import Model
 
 Shape = tuple[int, ...]
 Probe = Callable[[Model, dict[str, np.ndarray], list[str]], list[np.ndarray]]
@@ -197,13 +198,6 @@ def batch_axes(graph: gs.Graph, image: str, shapes: dict[str, Shape]) -> dict[st
     return axes
 
 
-def _attr_axes(node: gs.Node, rank: int) -> list[int] | None:
-    axes = node.attrs.get("axes")
-    if axes is None and len(node.inputs) > 1:
-        axes = array_of(node.inputs[1])
-    return None if axes is None else [int(a) % rank for a in np.atleast_1d(axes)]
-
-
 def _aligned(node: gs.Node, axis: int, before: Shape, after: Shape) -> int | None:
     return axis + len(after) - len(before)  # broadcasting aligns shapes at their end
 
@@ -227,20 +221,20 @@ def _reshape(node: gs.Node, axis: int, before: Shape, after: Shape) -> int | Non
 
 
 def _squeeze(node: gs.Node, axis: int, before: Shape, after: Shape) -> int | None:
-    gone = _attr_axes(node, len(before))
+    gone = axes_of(node, len(before))
     if gone is None:
-        gone = [i for i, n in enumerate(before) if n == 1]
+        gone = {i for i, n in enumerate(before) if n == 1}
     return None if axis in gone else axis - sum(g < axis for g in gone)
 
 
 def _unsqueeze(node: gs.Node, axis: int, before: Shape, after: Shape) -> int | None:
-    new = set(_attr_axes(node, len(after)) or ())
+    new = axes_of(node, len(after)) or set()
     return [i for i in range(len(after)) if i not in new][axis]
 
 
 def _reduce(node: gs.Node, axis: int, before: Shape, after: Shape) -> int | None:
-    gone = _attr_axes(node, len(before))
-    gone = list(range(len(before))) if gone is None else gone
+    gone = axes_of(node, len(before))
+    gone = set(range(len(before))) if gone is None else gone
     if axis in gone:
         return None
     return axis if len(after) == len(before) else axis - sum(g < axis for g in gone)

@@ -16,6 +16,7 @@ _NO_SCORE = 1e-30
     "Ablation-CAM",
     needs=("drop",),
     options={"weight": ("drop", "slope", "blank-baseline")},
+    extra={("weight", "blank-baseline"): "blank"},
 )
 def ablation_cam(e: Emitter, needs: Needs, weight: str = "drop") -> tuple[gs.Tensor, gs.Tensor]:
     """Weights each unit by what the class score loses when the unit is switched off.

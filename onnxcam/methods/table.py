@@ -23,6 +23,7 @@ class Method:
         title: as pictures and lists show it.
         needs: what the explainer must provide: "drop" (y − y_k of every unit), "blank" (the
             feature map of an all-zero image).
+        extra: needs that a value of an option adds, by (option, value).
         options: allowed values of each option, the default first.
         emit: `emit(e, needs, **options)` → weights (N, M, K) and map (N, M, h, w), before ReLU.
         summary: first sentence of its docstring.
@@ -34,6 +35,11 @@ class Method:
     options: Mapping[str, tuple[Any, ...]]
     emit: Emit
     summary: str
+    extra: Mapping[tuple[str, Any], str]
+
+    def needed(self, settings: Mapping[str, Any]) -> set[str]:
+        """What must be provided under these settings."""
+        return {*self.needs, *(self.extra[s] for s in settings.items() if s in self.extra)}
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All options with the given ones filled in.
@@ -84,11 +90,12 @@ class method:
     title: str
     needs: tuple[str, ...]
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    extra: Mapping[tuple[str, Any], str] = field(default_factory=dict)
 
     def __call__(self, emit: Emit) -> Emit:
         """Registers `emit`."""
         summary = (emit.__doc__ or "").strip().splitlines()[0].rstrip(".")
-        row = Method(self.name, self.title, self.needs, self.options, emit, summary)
+        row = Method(self.name, self.title, self.needs, self.options, emit, summary, self.extra)
         METHODS[self.name] = row
         return emit
 
