@@ -203,15 +203,15 @@ def _compose(classifier: Classifier, what: Recipe, way: str, blocks: bool) -> gs
         every = range(what.layer.units) if what.units is None else what.units
         units = e.tensor(np.array(every, np.int64))
     emit = ablate.exact if way == "exact" else ablate.literal
-    drop = _float(e, emit(e, what.layer, asked, chosen, units, what.patches_only))
+    drop = e.cast(emit(e, what.layer, asked, chosen, units, what.patches_only), np.float32)
     drop = _rename(e, drop, DROP)
     settings = dict(what.settings)
     feature, blank = _asked(e, feature, what, "N"), None
     if "blank" in what.method.needed(settings):
         blank = _asked(e, _blank(e, classifier, what.layer), what, 1)
-    needs = Needs(feature, _float(e, asked), drop, blank)
+    needs = Needs(feature, e.cast(asked, np.float32), drop, blank)
     weights, raw = what.method.emit(e, needs, **settings)
-    results = [_float(e, flat), chosen, weights, raw, e.Relu(raw)]
+    results = [e.cast(flat, np.float32), chosen, weights, raw, e.Relu(raw)]
     for result, name in zip(results, OUTPUTS, strict=True):
         graph.outputs.append(_rename(e, result, name))
     return graph.toposort()
@@ -223,7 +223,7 @@ def _rows(classifier: Classifier) -> str | int:
 
 def _resolve(e: Emitter, scores: gs.Tensor, target: gs.Tensor, targets: int) -> gs.Tensor:
     """Class indices for `target`, in which −r (r ≤ targets) stands for the r-th best class."""
-    ranked = e.op("TopK", [_float(e, scores), [targets]], {"axis": 1}, outputs=2)[1]
+    ranked = e.op("TopK", [e.cast(scores, np.float32), [targets]], {"axis": 1}, outputs=2)[1]
     ranked.dtype = np.dtype(np.int64)
     place = e.Max(e.Sub(e.Neg(target), 1), e.tensor(np.array(0, np.int64)))
     return e.Where(e.Less(target, 0), e.GatherElements(ranked, place, axis=1), target)
@@ -242,7 +242,7 @@ def _as_grid(e: Emitter, t: gs.Tensor, layer: FeatureMap) -> gs.Tensor:
 
 def _asked(e: Emitter, t: gs.Tensor, what: Recipe, batch: str | int) -> gs.Tensor:
     """The units asked about of a feature map (N, K, h, w), as float32, the shape noted."""
-    t, count = _float(e, t), what.layer.units
+    t, count = e.cast(t, np.float32), what.layer.units
     if what.units is not None:
         t, count = e.Gather(t, np.array(what.units, np.int64), axis=1), len(what.units)
     t.shape = [batch, count, *what.layer.grid]
@@ -266,14 +266,6 @@ def _blank(e: Emitter, classifier: Classifier, layer: FeatureMap) -> gs.Tensor:
         outputs = e.again(original, [stacked.get(t.name, t) for t in original.inputs])
         stacked.update({t.name: o for t, o in zip(original.outputs, outputs, strict=True)})
     return _as_grid(e, stacked[layer.tensor], layer)
-
-
-def _float(e: Emitter, t: gs.Tensor) -> gs.Tensor:
-    if t.dtype == np.float32:
-        return t
-    cast = e.Cast(t, to=1)
-    cast.dtype, cast.shape = np.dtype(np.float32), t.shape
-    return cast
 
 
 def _rename(e: Emitter, t: gs.Tensor, name: str) -> gs.Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxcam.graph.fold import FOLD, fold
@@ -76,7 +77,8 @@ class Emitter:
     ) -> list[gs.Variable]:
         """Appends one node and returns its outputs; folds it if it is a view of constants."""
         attributes = {k: v for k, v in (attributes or {}).items() if v is not None}
-        like = next((t.dtype for t in operands if isinstance(t, gs.Tensor) and t.name), None)
+        typed = operands[1:] if op == "Where" else operands  # its condition says no type
+        like = next((t.dtype for t in typed if isinstance(t, gs.Tensor) and t.name), None)
         inputs = [self.tensor(t, like) for t in operands]
         while inputs and not inputs[-1].name:
             inputs.pop()
@@ -87,9 +89,7 @@ class Emitter:
                 return [constant(self.name(op), folded)]
         dtype = _RESULT.get(op, like)
         if op == "Cast":
-            dtype = attributes["to"]
-        elif op == "Where":
-            dtype = inputs[1].dtype
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(attributes["to"]))
         results = [gs.Variable(self.name(op), dtype) for _ in range(outputs)]
         node = gs.Node(op, results[0].name, attributes, inputs, results, domain)
         self.graph.nodes.append(node)
@@ -117,6 +117,15 @@ class Emitter:
         else:
             array = np.array(operand, np.int64)
         return constant(self.name("const"), array)
+
+    def cast(self, x: gs.Tensor, dtype: Any) -> gs.Tensor:
+        """`x` in another element type; `x` itself where it has it."""
+        wanted = np.dtype(dtype)
+        if x.dtype is not None and np.dtype(x.dtype) == wanted:
+            return x
+        cast = self.Cast(x, to=onnx.helper.np_dtype_to_tensor_dtype(wanted))
+        cast.shape = x.shape
+        return cast
 
     def axes(self, op: str, x: gs.Tensor, axes: Sequence[int], **attributes: Any) -> gs.Variable:
         """`op` (Squeeze, Unsqueeze, Reduce…) over `axes`, as the graph's opset writes it."""

@@ -3,25 +3,26 @@
 Batch and image size are bound to numbers on a copy of the graph, so that onnx's shape inference
 and the folding of shape arithmetic settle every dimension, however an exporter wrote it. Doing it
 for a batch of 1 and of 2 shows where the batch lies, whatever the operators on the way: a shape
-then holds integers, and at the batch axis "N", or None where the batch is merged with something
+then holds integers, and at the batch axis "N", or "8N" where the batch is merged with something
 else (N · heads). Where an export fixed the batch, `batch_axes` follows it operator by operator.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxcam.errors import ModelError
 from onnxcam.graph.axes import axes_of
 from onnxcam.graph.fold import MOST_BYTES, fold
-from onnxcam.graph.model import Model
+from onnxcam.graph.model import Model, array_of
 
 Shape = tuple[int, ...]
 Probe = Callable[[Model, dict[str, np.ndarray], list[str]], list[np.ndarray]]
@@ -174,6 +175,58 @@ def _probed(
             found.shapes[name], found.dtypes[name] = array.shape, array.dtype
 
 
+def annotate(nodes: Sequence[gs.Node], opset: int) -> None:
+    """Notes shape and type of what new `nodes` make, from those of their inputs, where unknown.
+
+    Args:
+        nodes: in topological order; shapes that hold the batch do so as `marked` writes it.
+        opset: version of the standard operators.
+    """
+    protos = [OnnxExporter.export_node(node) for node in nodes]
+    found = [_inferred(nodes, protos, opset, batch) for batch in (1, 2)]
+    for tensor in (t for node in nodes for t in node.outputs):
+        shapes = [f.shapes.get(tensor.name) for f in found]
+        if tensor.shape is None and shapes[0] is not None and shapes[1] is not None:
+            tensor.shape = marked(shapes[0], shapes[1])
+        if tensor.dtype is None:
+            tensor.dtype = found[0].dtypes.get(tensor.name)
+
+
+def _inferred(
+    nodes: Sequence[gs.Node], protos: list[onnx.NodeProto], opset: int, batch: int
+) -> Static:
+    static = Static({}, {}, {})
+    for node, proto in zip(nodes, protos, strict=True):
+        for t in node.inputs:
+            array = array_of(t)
+            if array is not None and (t.name not in static.dtypes):
+                if np.issubdtype(array.dtype, np.integer) or array.size <= 16:
+                    static.values[t.name] = array
+                element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                static.note(t.name, array.shape, element)
+            elif t.name and t.name not in static.dtypes and t.dtype is not None:
+                element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t.dtype))
+                static.note(t.name, bound(t.shape, batch), element)
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        value = _known_value(proto, domain, static)
+        if value is not None and value.nbytes <= MOST_BYTES:
+            static.values[proto.output[0]] = value
+            element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            static.note(proto.output[0], value.shape, element)
+        elif all(t in static.dtypes for t in proto.input if t):
+            _infer(proto, domain, opset, static)
+    return static
+
+
+def bound(shape: Sequence[int | str] | None, batch: int) -> Shape | None:
+    """A marked shape at a batch size."""
+    if shape is None:
+        return None
+    return tuple(
+        n if isinstance(n, int) else int(n.removesuffix("N") or 1) * batch for n in shape
+    )
+
+
 def batch_axes(graph: gs.Graph, image: str, shapes: dict[str, Shape]) -> dict[str, int]:
     """For every tensor that holds the batch, the axis on which it lies.
 
@@ -281,7 +334,7 @@ _AXIS: dict[str, Callable[[gs.Node, int, Shape, Shape], int | None]] = {
 }
 
 
-def marked(one: Shape, two: Shape) -> list[int | str | None]:
+def marked(one: Shape, two: Shape) -> list[int | str]:
     """A shape at batch 1 and the same at batch 2, as one shape with the batch axis marked.
 
     Raises:
@@ -289,10 +342,10 @@ def marked(one: Shape, two: Shape) -> list[int | str | None]:
     """
     if len(one) != len(two) or sum(a != b for a, b in zip(one, two, strict=True)) > 1:
         raise ValueError(f"{one} at batch 1, {two} at batch 2")
-    marks: list[int | str | None] = list(one)
+    marks: list[int | str] = list(one)
     for axis, (a, b) in enumerate(zip(one, two, strict=True)):
         if a != b:
             if b != 2 * a:
                 raise ValueError(f"{one} at batch 1, {two} at batch 2")
-            marks[axis] = "N" if a == 1 else None
+            marks[axis] = "N" if a == 1 else f"{a}N"
     return marks

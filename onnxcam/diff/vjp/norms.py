@@ -1,0 +1,127 @@
+"""Normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcam.diff.vjp.table import Answer, dims, fixed, known, unbroadcast, vjp
+from onnxcam.errors import OpError
+from onnxcam.graph.emit import Emitter
+
+T = gs.Tensor
+Answers = Sequence[Answer]
+
+
+@vjp("BatchNormalization", many=True)
+def batch_normalization(
+    e: Emitter, gs_: list[T | None], ys: list[T], x: T, scale: T, b: T, mean: T, var: T,
+    epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0, spatial: int = 1,
+) -> Answers:  # fmt: skip
+    if training_mode or not spatial:
+        raise OpError("BatchNormalization in training mode has no gradient rule")
+    g = gs_[0]
+    if g is None:
+        return [None] * 5
+    column = [1, -1] + [1] * (len(known(x)) - 2)
+    space = [0, *range(2, len(known(x)))]
+    deviation = e.Sqrt(e.Add(var, epsilon))
+
+    def of_scale() -> T:
+        offset = e.Sub(x, e.Reshape(mean, column))
+        return e.Div(e.axes("ReduceSum", e.Mul(g, offset), space, keepdims=0), deviation)
+
+    return [
+        lambda: e.Mul(g, e.Reshape(e.Div(scale, deviation), column)),
+        of_scale,
+        lambda: e.axes("ReduceSum", g, space, keepdims=0),
+        None,
+        None,
+    ]
+
+
+@vjp("LayerNormalization", many=True)
+def layer_normalization(
+    e: Emitter, gs_: list[T | None], ys: list[T], x: T, scale: T, b: T | None = None,
+    axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1,
+) -> Answers:  # fmt: skip
+    g, node = gs_[0], ys[0].inputs[0]
+    if g is None:
+        return [None] * 3
+    rank = len(known(x))
+    axes = list(range(axis % rank, rank))
+    while len(node.outputs) < 3:  # the operator itself gives mean and 1 / deviation
+        name = e.name(("Mean", "InvStdDev")[len(node.outputs) - 1])
+        shape = [1 if i in axes else n for i, n in enumerate(known(x))]
+        node.outputs.append(gs.Variable(name, np.dtype(np.float32), shape))
+    mean, inverse = (e.cast(t, g.dtype) for t in node.outputs[1:3])
+    normed = e.Mul(e.Sub(x, mean), inverse)
+
+    def of_scale() -> T:
+        return unbroadcast(e, e.Mul(g, normed), known(x), scale)
+
+    return [
+        lambda: centred(e, e.Mul(g, scale), normed, inverse, axes),
+        of_scale,
+        (lambda: unbroadcast(e, g, known(x), b)) if b is not None else None,
+    ]
+
+
+def centred(e: Emitter, g: T, normed: T, inverse: T, axes: list[int]) -> T:
+    """The gradient through (x − mean) · inverse deviation over `axes`."""
+    mean = e.axes("ReduceMean", g, axes, keepdims=1)
+    share = e.axes("ReduceMean", e.Mul(g, normed), axes, keepdims=1)
+    return e.Mul(e.Sub(e.Sub(g, mean), e.Mul(normed, share)), inverse)
+
+
+
+@vjp("InstanceNormalization")
+def instance_normalization(
+    e: Emitter, g: T, y: T, x: T, scale: T, b: T, epsilon: float = 1e-5
+) -> Answers:
+    axes = list(range(2, len(known(x))))
+    column = [1, -1] + [1] * len(axes)
+    offset = e.Sub(x, e.axes("ReduceMean", x, axes, keepdims=1))
+    variance = e.axes("ReduceMean", e.Mul(offset, offset), axes, keepdims=1)
+    inverse = e.Reciprocal(e.Sqrt(e.Add(variance, epsilon)))
+    normed = e.Mul(offset, inverse)
+    return [
+        lambda: centred(e, e.Mul(g, e.Reshape(scale, column)), normed, inverse, axes),
+        lambda: e.axes("ReduceSum", e.Mul(g, normed), [0, *axes], keepdims=0),
+        lambda: e.axes("ReduceSum", g, [0, *axes], keepdims=0),
+    ]
+
+
+@vjp("LpNormalization")
+def lp_normalization(e: Emitter, g: T, y: T, x: T, axis: int = -1, p: int = 2) -> Answers:
+    axes = [axis % len(known(x))]
+    if p == 1:
+        norm = e.axes("ReduceSum", e.Abs(x), axes, keepdims=1)
+        slope = e.Sign(x)
+    else:
+        norm = e.Sqrt(e.axes("ReduceSum", e.Mul(x, x), axes, keepdims=1))
+        slope = y
+    share = e.axes("ReduceSum", e.Mul(g, y), axes, keepdims=1)
+    return [e.Div(e.Sub(g, e.Mul(slope, share)), norm)]
+
+
+@vjp("LRN")
+def lrn(
+    e: Emitter, g: T, y: T, x: T, size: int, alpha: float = 0.0001, beta: float = 0.75,
+    bias: float = 1.0,
+) -> Answers:  # fmt: skip
+    # y = x · d^−β with d = bias + α/size · Σ x² over a window of channels: a band matrix.
+    channels, shape = fixed(x, 1), dims(known(x))
+    place = np.arange(channels)
+    near = place[None] - place[:, None]
+    band = ((near >= -((size - 1) // 2)) & (near <= size // 2)).astype(g.dtype) * (alpha / size)
+
+    def over(t: T, matrix: np.ndarray) -> T:
+        return e.Reshape(e.MatMul(matrix.astype(g.dtype), e.Reshape(t, [0, 0, -1])), shape)
+
+    d = e.Add(over(e.Mul(x, x), band), bias)
+    scaled = e.Mul(g, e.Pow(d, e.tensor(-beta, g.dtype)))
+    back = over(e.Div(e.Mul(scaled, x), d), band.T)
+    return [e.Sub(scaled, e.Mul(e.Mul(x, back), 2 * beta))]

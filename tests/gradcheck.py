@@ -1,0 +1,176 @@
+"""Checks gradients by central differences in float64, run by the onnx package's own evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from models import rng, session
+from onnx.reference import ReferenceEvaluator
+
+from onnxcam.diff import gradients
+from onnxcam.graph.emit import Emitter
+from onnxcam.graph.model import Model
+from onnxcam.graph.shapes import annotate
+from onnxcam.graph.split import extract
+
+Evaluate = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+def node_model(
+    op: str,
+    inputs: Sequence[np.ndarray | None],
+    attributes: dict[str, Any] | None = None,
+    outputs: int = 1,
+    domain: str = "",
+    opset: int = 21,
+) -> onnx.ModelProto:
+    """A model of one node. Arrays of floats become inputs x0, x1, …; all others initializers."""
+    names = ["" if a is None else f"x{i}" for i, a in enumerate(inputs)]
+    outs = [f"y{i}" for i in range(outputs)]
+    node = onnx.helper.make_node(op, names, outs, name="it", domain=domain, **(attributes or {}))
+    graph = onnx.GraphProto(name="one")
+    graph.node.append(node)
+    for name, array in zip(names, inputs, strict=True):
+        if array is None:
+            continue
+        if array.dtype.kind == "f":
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
+        else:
+            graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    graph.output.extend(onnx.ValueInfoProto(name=n) for n in outs)
+    imports = [onnx.helper.make_opsetid("", opset)]
+    imports += [onnx.helper.make_opsetid(domain, 1)] if domain else []
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+def gradient_model(
+    proto: onnx.ModelProto,
+    shapes: dict[str, Sequence[int | str]] | None = None,
+    output: int = 0,
+    variant: str = "standard",
+    constant: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """The gradients of output `output` for every float input: inputs and `cotangent` in.
+
+    `shapes`: of inputs as the rules should see them, e.g. {"x0": ["N", 3]} for a free batch.
+    """
+    graph = gs.import_onnx(proto)
+    for t in graph.inputs:
+        t.shape = list((shapes or {}).get(t.name, t.shape))
+    annotate(graph.nodes, graph.opset)
+    e = Emitter(graph)
+    y = graph.outputs[output]
+    cotangent = gs.Variable("cotangent", y.dtype, y.shape)
+    wrt = [t for t in graph.inputs if t.name not in constant]
+    found = gradients(e, y, cotangent, wrt, variant)
+    inputs = [t.name for t in graph.inputs]
+    graph.inputs.append(cotangent)
+    graph.outputs = []
+    for t, g in zip(wrt, found, strict=True):
+        assert g is not None, f"no gradient for {t.name}"
+        result = gs.Variable(f"d_{t.name}", g.dtype)
+        graph.nodes.append(gs.Node("Identity", "", {}, [g], [result]))
+    graph.toposort()
+    names = [f"d_{t.name}" for t in wrt]
+    return extract(graph, [*inputs, "cotangent"], names, Model(proto)).complete()
+
+
+def differences(
+    f: Callable[[list[np.ndarray]], np.ndarray],
+    inputs: list[np.ndarray],
+    cotangent: np.ndarray,
+    which: int,
+    step: float = 1e-6,
+) -> np.ndarray:
+    """Σ cotangent · ∂f/∂inputs[which] by central differences, one element after the other."""
+    base = inputs[which]
+    result = np.zeros_like(base)
+    for index in np.ndindex(base.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = base.copy()
+            moved[index] += sign * step
+            ends.append(f([*inputs[:which], moved, *inputs[which + 1 :]]))
+        result[index] = ((ends[0] - ends[1]) * cotangent).sum() / (2 * step)
+    return result
+
+
+def check(
+    op: str,
+    inputs: Sequence[np.ndarray | None],
+    attributes: dict[str, Any] | None = None,
+    *,
+    outputs: int = 1,
+    output: int = 0,
+    domain: str = "",
+    opset: int = 21,
+    constant: Sequence[int] = (),
+    tolerance: float = 1e-6,
+    runtime: bool = True,
+    batch: bool = False,
+) -> None:
+    """Compares the gradients of one operator for all its float inputs with central differences.
+
+    Args:
+        op, attributes, outputs, domain, opset: the node.
+        inputs: float64 arrays (differentiated), integer arrays (constants), None (left out).
+        output: the output differentiated.
+        constant: positions of float inputs that become initializers, not differentiated.
+        tolerance: of the largest gradient.
+        runtime: also run the gradient in ONNX Runtime, in float32, and compare.
+        batch: let the first axis of the first input be free, as in a loaded classifier.
+    """
+    proto = node_model(op, inputs, attributes, outputs, domain, opset)
+    for i in constant:  # keep as initializer
+        array = inputs[i]
+        assert array is not None
+        kept = [t for t in proto.graph.input if t.name != f"x{i}"]
+        del proto.graph.input[:]
+        proto.graph.input.extend(kept)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, f"x{i}"))
+    names = [t.name for t in proto.graph.input]
+    arrays = [np.asarray(inputs[int(n[1:])]) for n in names]
+    forward = ReferenceEvaluator(proto)
+
+    def f(values: list[np.ndarray]) -> np.ndarray:
+        return np.asarray(forward.run(None, dict(zip(names, values, strict=True)))[output])
+
+    y = f(arrays)
+    cotangent = rng(7).normal(size=y.shape).astype(y.dtype)
+    shapes = {"x0": ["N", *arrays[0].shape[1:]]} if batch else None
+    model = gradient_model(proto, shapes, output)
+    feeds = {**dict(zip(names, arrays, strict=True)), "cotangent": cotangent}
+    got = ReferenceEvaluator(model).run(None, feeds)
+    for i, (name, g) in enumerate(zip(names, got, strict=True)):
+        want = differences(f, arrays, cotangent, i)
+        assert g.shape == want.shape, f"{name}: {g.shape} for {want.shape}"
+        scale = max(float(np.abs(want).max(initial=0)), 1e-3)
+        worst = float(np.abs(g - want).max(initial=0)) / scale
+        assert worst <= tolerance, f"gradient for {name} is off by {worst:.1e} of {scale:.3g}"
+    if runtime:
+        single = {k: v.astype(np.float32) for k, v in feeds.items()}
+        proto32 = in_float32(proto)
+        ran = session(gradient_model(proto32, shapes, output)).run(None, single)
+        for name, g, want in zip(names, ran, got, strict=True):
+            scale = max(float(np.abs(want).max(initial=0)), 1e-3)
+            worst = float(np.abs(g - want).max(initial=0)) / scale
+            assert worst <= 1e-4, f"ONNX Runtime's gradient for {name} is off by {worst:.1e}"
+
+
+def in_float32(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """`proto` with every float64 as float32."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for info in copy.graph.input:
+        if info.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE:
+            info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    for tensor in copy.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.DOUBLE:
+            array = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return copy
