@@ -15,6 +15,7 @@ from onnxcam import graph, labels, runtime
 from onnxcam.engine import Engine, Progress
 from onnxcam.errors import ModelError, OptionError, PresetError, RuntimeFailure
 from onnxcam.explainer import Program, Recipe, compile_program, recipe
+from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
 from onnxcam.explanation import Explanation, PictureExplanation
 from onnxcam.graph import Classifier, Model
 from onnxcam.graph.read import MAX_BYTES
@@ -84,6 +85,7 @@ class Explainer:
         ablation: str = "exact",
         units: Sequence[int] | None = None,
         patches_only: bool = False,
+        smooth: str = "none",
         memory: int | None = None,
         threads: int = 0,
         image: str | None = None,
@@ -109,6 +111,7 @@ class Explainer:
             ablation: "exact", or "literal" for the slow reference.
             units: the units to weigh, or None for all.
             patches_only: on token models, leave class tokens untouched when a unit goes off.
+            smooth: "none", or "pca": the first principal component in place of the sum over units.
             memory: bytes for switched-off copies at once (default: 1 GiB, or half of the free
                 GPU memory).
             threads: CPU threads, 0 for all cores.
@@ -134,6 +137,7 @@ class Explainer:
             "ablation": ablation,
             "units": units,
             "patches_only": patches_only,
+            "smooth": smooth,
             "options": options,
         }
         self.recipe: Recipe = recipe(self.classifier, **self._options)
@@ -181,18 +185,20 @@ class Explainer:
     def _run(self, batch: np.ndarray, wanted: np.ndarray, progress: Progress | None) -> Explanation:
         program = self.program(wanted.shape[-1] if wanted.ndim > 1 else 1, batch)
         rows = wanted.reshape(len(batch), -1)
-        scores, chosen, weights, raw, positive = self._engine.run(program, batch, rows, progress)
-        self._finite(scores, raw)
+        found = self._engine.run(program, batch, rows, progress)
+        scores, chosen = found[SCORES], found[CHOSEN]
+        kinds: dict[str, Any] = {kind: found.get(f"onnxcam/0/{kind}") for kind in RESULTS}
+        self._finite(scores, kinds["raw"])
         shape = wanted.shape
-        what = program.recipe
+        what = program.recipes[0]
+        shaped: dict[str, Any] = {k: None if v is None else v.reshape(*shape, *v.shape[2:])
+                  for k, v in kinds.items()}  # fmt: skip
         return Explanation(
             scores=scores,
             target=chosen.reshape(shape),
-            map=positive.reshape(*shape, *positive.shape[2:]),
-            weights=weights.reshape(*shape, weights.shape[2]),
-            raw=raw.reshape(*shape, *raw.shape[2:]),
+            **shaped,
             method=what.method.name,
-            layer=what.layer.tensor,
+            layer=None if what.layer is None else what.layer.tensor,
             score=what.score,
             provider=self.device.provider,
             labels=self.labels,
@@ -298,7 +304,7 @@ class Explainer:
         if key not in self._programs:
             classifier = self.classifier.resized(size)
             what = recipe(classifier, targets=targets, **self._options)
-            self._programs.setdefault(key, compile_program(classifier, what))
+            self._programs.setdefault(key, compile_program(classifier, [what]))
         return self._programs[key]
 
     def _stated_preset(self, preset: Any) -> tuple[Preset | None, str]:

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 
 from onnxcam.errors import OptionError, RuntimeFailure
-from onnxcam.explainer import DROP, OUTPUTS, TARGET, UNITS, Program
+from onnxcam.explainer import TARGET, Form, Program, Stage
 from onnxcam.graph import Model
 from onnxcam.runtime import Device, Pool, Session, free_memory
 
 MEMORY = 1 << 30
 """Default budget, in bytes, for the switched-off copies that are in memory at once."""
 
+MOST_ROWS = 1024
+"""Items run at once at most: beyond it nothing is gained, and progress would not be seen."""
+
 Progress = Callable[[int, int], None]
 """Called with (units done, units in all) while blocks of units run."""
 
-Results = tuple[np.ndarray, ...]
+Results = dict[str, np.ndarray]
+"""Arrays by the names of `Form.outputs`."""
 
 
 class Engine:
@@ -41,91 +45,89 @@ class Engine:
     def run(
         self, program: Program, images: np.ndarray, target: np.ndarray, progress: Progress | None
     ) -> Results:
-        """Explains a batch: scores, chosen classes, weights, raw map, map (see explainer.OUTPUTS).
+        """Explains a batch: scores, chosen classes, and what each recipe gives, by output name.
 
         Images go through together where the budget allows, else in smaller batches; if one image
         passes it alone, its units go through in blocks.
         """
-        count, fixed = len(images), program.classifier.batch
-        if program.way == "literal":
+        fixed = program.classifier.batch
+        form = program.inline
+        together = fixed or self.memory // max(1, form.bytes)
+        if together < 1 and program.drops:
+            form = program.blocked
+        if form.stacks:  # their items make the batch: one image (or fixed batch) after the other
             together = fixed or 1
-        else:
-            together = self.memory // max(1, program.whole_bytes)
-        if program.way == "literal" or together < 1:
-            return self._each(program, images, target, max(1, together), progress)
-        batches = [
-            self._whole(program, images[i : i + together], target[i : i + together])
-            for i in range(0, count, together)
-        ]
-        return _joined(batches)
-
-    def _whole(self, program: Program, images: np.ndarray, target: np.ndarray) -> Results:
-        session = self.session((id(program), "whole"), program.whole)
-        feeds = {program.classifier.image.name: images, TARGET: target}
-        return tuple(session.run(feeds, OUTPUTS))
-
-    def _each(
-        self,
-        program: Program,
-        images: np.ndarray,
-        target: np.ndarray,
-        together: int,
-        progress: Progress | None,
-    ) -> Results:
-        if len(images) % together:
+        together = max(1, together)
+        if fixed and len(images) % fixed:
             raise RuntimeFailure(
-                f"the model insists on batches of {together} images, and {len(images)} were given; "
+                f"the model insists on batches of {fixed} images, and {len(images)} were given; "
                 "give a multiple, or export it with a free batch dimension"
             )
-        steps, done = len(images) // together * len(_units(program)), 0
-
-        def step(n: int) -> None:
-            nonlocal done
-            done += n
-            if progress is not None:
-                progress(done, steps)
-
+        starts = range(0, len(images), together)
+        count = _Count(progress, len(starts) * sum(s.items.count for s in form.stacks))
+        run = self._staged if form.stacks else self._whole
         return _joined(
-            [
-                self._blocks(program, images[i : i + together], target[i : i + together], step)
-                for i in range(0, len(images), together)
-            ]
+            [run(form, images[i : i + together], target[i : i + together], count) for i in starts]
         )
+
+    def _whole(self, form: Form, images: np.ndarray, target: np.ndarray, count: _Count) -> Results:
+        session = self.session((id(form), "whole"), form.whole)
+        feeds = {form.classifier.image.name: images, TARGET: target}
+        return dict(zip(form.outputs, session.run(feeds, form.outputs), strict=True))
+
+    def _staged(self, form: Form, images: np.ndarray, target: np.ndarray, count: _Count) -> Results:
+        feeds: dict[str, Any] = {form.classifier.image.name: images, TARGET: target}
+        trunk = self.session((id(form), "trunk"), form.trunk.model)
+        # Features and whatever else crosses stay on the device, in the form they came out in.
+        kept = {**feeds, **dict(zip(trunk.outputs, trunk.keep(feeds), strict=True))}
+        for number, stage in enumerate(form.bodies):
+            body = self.session((id(form), number), stage.model)
+            result = self._blocks(form, stage, body, kept, len(images), count)
+            assert stage.stack is not None
+            kept[stage.stack.result] = result
+        results = {n: kept[n] for n in form.outputs if n in kept}
+        if form.finish is not None:
+            finish = self.session((id(form), "finish"), form.finish.model)
+            ending = {name: kept[name] for name in finish.inputs}
+            results |= dict(zip(finish.outputs, finish.run(ending), strict=True))
+        return {n: r if isinstance(r, np.ndarray) else r.numpy() for n, r in results.items()}
 
     def _blocks(
-        self,
-        program: Program,
-        images: np.ndarray,
-        target: np.ndarray,
-        step: Callable[[int], None],
-    ) -> Results:
-        trunk, body, finish = (
-            self.session((id(program), name), model)
-            for name, model in zip(("trunk", "body", "finish"), program.parts, strict=True)
-        )
-        feeds = {program.classifier.image.name: images, TARGET: target}
-        # Features and whatever else crosses stay on the device, in the form they came out in.
-        kept: dict[str, Any] = dict(zip(trunk.outputs, trunk.keep(feeds), strict=True))
-        crossing = {name: kept[name] for name in body.inputs if name != UNITS}
-        units, drops = _units(program), []
-        size = self.memory // max(1, program.unit_bytes * len(images))
-        size = 1 if program.classifier.batch is not None else max(1, min(size, len(units)))
-        for start in range(0, len(units), size):
-            block = units[start : start + size]
-            drops.append(body.run({**crossing, UNITS: block})[0])
-            step(len(block))
-        ending = {name: kept[name] for name in finish.inputs if name != DROP}
-        drop = np.concatenate(drops, axis=2)
-        results = dict(zip(finish.outputs, finish.run({**ending, DROP: drop}), strict=True))
-        return tuple(results[n] if n in results else kept[n].numpy() for n in OUTPUTS)
+        self, form: Form, stage: Stage, body: Session, kept: dict[str, Any], images: int,
+        count: _Count,
+    ) -> np.ndarray:  # fmt: skip
+        stack = stage.stack
+        assert stack is not None
+        crossing = {name: kept[name] for name in body.inputs if name != stack.name}
+        every = stack.items.count
+        size = self.memory // max(1, stage.item_bytes * images)
+        size = 1 if form.classifier.batch is not None else max(1, min(size, every, MOST_ROWS))
+        parts: list[np.ndarray] = []
+        for start in range(0, every, size):
+            block = stack.items.make(start, min(every, start + size))
+            part = body.run({**crossing, stack.name: block})[0]
+            if stack.summed and parts:
+                parts[0] = parts[0] + part
+            else:
+                parts.append(part)
+            count.done(len(block))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
-def _units(program: Program) -> np.ndarray:
-    asked = program.recipe.units
-    return np.arange(program.recipe.layer.units) if asked is None else np.array(asked, np.int64)
+class _Count:
+    """Items done of all, told to `progress`."""
+
+    def __init__(self, progress: Progress | None, every: int) -> None:
+        self._progress, self._every, self._so_far = progress, every, 0
+
+    def done(self, items: int) -> None:
+        """Says that `items` more are done."""
+        self._so_far += items
+        if self._progress is not None:
+            self._progress(self._so_far, self._every)
 
 
 def _joined(batches: Sequence[Results]) -> Results:
     if len(batches) == 1:
         return batches[0]
-    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return {n: np.concatenate([b[n] for b in batches]) for n in batches[0]}

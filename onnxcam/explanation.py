@@ -38,11 +38,14 @@ class Explanation:
     Attributes:
         scores: class scores, (N, classes), float32; logits or probabilities as `score` says.
         target: the classes explained, (N,) or (N, M).
-        map: the map, (N, h, w) or (N, M, h, w), after the method's ReLU; not normalised.
-        weights: the weight of each unit, (N, K) or (N, M, K).
-        raw: the map before ReLU, in the shape of `map`.
+        map: the map, (N, h, w) or (N, M, h, w), after the method's last step (its ReLU);
+            not normalised. Of pixels for methods on pixels: h × w is then the image's size.
+        raw: the map before that, in the shape of `map`; of methods on pixels signed and by
+            channel, (N, C, H, W) or (N, M, C, H, W).
+        weights: the weight of each unit, (N, K) or (N, M, K); None where the method has none.
+        gap: for attributions that add up to the score: by how much they miss it, (N,) or (N, M).
         method, layer, score, provider: how it was made: name of the method, of the feature map's
-            tensor, "logit" or "probability", and where it ran.
+            tensor (None for methods on pixels), "logit" or "probability", and where it ran.
         labels: class names, where known.
         notes: what the user should know, in sentences.
         model: name of the model.
@@ -52,12 +55,13 @@ class Explanation:
     scores: np.ndarray
     target: np.ndarray
     map: np.ndarray
-    weights: np.ndarray
     raw: np.ndarray
     method: str
-    layer: str
+    layer: str | None
     score: str
     provider: str
+    weights: np.ndarray | None = None
+    gap: np.ndarray | None = None
     labels: list[str] | None = None
     notes: tuple[str, ...] = ()
     model: str = "model"
@@ -96,8 +100,9 @@ class Explanation:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name, as `save` writes them to an .npz file."""
-        names = ("scores", "target", "map", "raw", "weights")
-        return {name: getattr(self, name) for name in names}
+        names = ("scores", "target", "map", "raw", "weights", "gap")
+        held = {name: getattr(self, name) for name in names}
+        return {name: array for name, array in held.items() if array is not None}
 
     def save(self, path: str | os.PathLike[str], force: bool = False) -> Path:
         """Writes the explanation; the extension says as what.
@@ -173,7 +178,7 @@ class PictureExplanation(Explanation):
         value = float(self.target_score.reshape(-1)[index])
         lines = [
             f"{self.label(target)}  ({self.score} {value:.4g})",
-            f"{self.title or self.method} at {self.layer}",
+            f"{self.title or self.method}" + (f" at {self.layer}" if self.layer else ""),
             f"{self.model} on {self.picture.name}",
         ]
         return figure(

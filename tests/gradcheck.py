@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,36 @@ from onnxcam.graph.model import Model
 from onnxcam.graph.shapes import annotate
 from onnxcam.graph.split import extract
 
-Evaluate = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """A row of a test table: one operator, with inputs and attributes, and how `check` takes it."""
+
+    op: str
+    inputs: tuple[np.ndarray | None, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    """What this row is about; becomes part of the name of its test."""
+    outputs: int = 1
+    output: int = 0
+    domain: str = ""
+    opset: int = 21
+    constant: tuple[int, ...] = ()
+    tolerance: float = 1e-6
+    runtime: bool = True
+    batch: bool | tuple[int, ...] = False
+    evaluator: bool = True
+
+    @property
+    def id(self) -> str:
+        """The name that pytest shows."""
+        return f"{self.op}-{self.note}" if self.note else self.op
+
+    def check(self) -> None:
+        """Runs `check` on this row."""
+        apart = ("op", "inputs", "attributes", "note")
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        check(self.op, self.inputs, self.attributes, **options)
 
 
 def node_model(
@@ -112,7 +142,8 @@ def check(
     constant: Sequence[int] = (),
     tolerance: float = 1e-6,
     runtime: bool = True,
-    batch: bool = False,
+    batch: bool | tuple[int, ...] = False,
+    evaluator: bool = True,
 ) -> None:
     """Compares the gradients of one operator for all its float inputs with central differences.
 
@@ -123,7 +154,10 @@ def check(
         constant: positions of float inputs that become initializers, not differentiated.
         tolerance: of the largest gradient.
         runtime: also run the gradient in ONNX Runtime, in float32, and compare.
-        batch: let the first axis of the first input be free, as in a loaded classifier.
+        batch: let the first axis of the first input be free, as in a loaded classifier; or of the
+            inputs at these positions.
+        evaluator: False runs model and gradient in ONNX Runtime alone, in float32 with large
+            steps: for (piecewise) linear operators that the evaluator gets wrong.
     """
     proto = node_model(op, inputs, attributes, outputs, domain, opset)
     for i in constant:  # keep as initializer
@@ -135,24 +169,30 @@ def check(
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, f"x{i}"))
     names = [t.name for t in proto.graph.input]
     arrays = [np.asarray(inputs[int(n[1:])]) for n in names]
-    forward = ReferenceEvaluator(proto)
+    if not evaluator:
+        proto, arrays = in_float32(proto), [a.astype(np.float32) for a in arrays]
+    start = ReferenceEvaluator if evaluator else session
+    step, tolerance = (1e-6, tolerance) if evaluator else (0.25, max(tolerance, 1e-5))
+    forward = start(proto)
 
     def f(values: list[np.ndarray]) -> np.ndarray:
         return np.asarray(forward.run(None, dict(zip(names, values, strict=True)))[output])
 
     y = f(arrays)
     cotangent = rng(7).normal(size=y.shape).astype(y.dtype)
-    shapes = {"x0": ["N", *arrays[0].shape[1:]]} if batch else None
+    free = (0,) if batch is True else batch or ()
+    shapes = {n: ["N", *a.shape[1:]] for n, a in zip(names, arrays, strict=True)
+              if int(n[1:]) in free}  # fmt: skip
     model = gradient_model(proto, shapes, output)
     feeds = {**dict(zip(names, arrays, strict=True)), "cotangent": cotangent}
-    got = ReferenceEvaluator(model).run(None, feeds)
+    got = start(model).run(None, feeds)
     for i, (name, g) in enumerate(zip(names, got, strict=True)):
-        want = differences(f, arrays, cotangent, i)
+        want = differences(f, arrays, cotangent, i, step)
         assert g.shape == want.shape, f"{name}: {g.shape} for {want.shape}"
         scale = max(float(np.abs(want).max(initial=0)), 1e-3)
         worst = float(np.abs(g - want).max(initial=0)) / scale
         assert worst <= tolerance, f"gradient for {name} is off by {worst:.1e} of {scale:.3g}"
-    if runtime:
+    if runtime and evaluator:
         single = {k: v.astype(np.float32) for k, v in feeds.items()}
         proto32 = in_float32(proto)
         ran = session(gradient_model(proto32, shapes, output)).run(None, single)

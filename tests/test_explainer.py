@@ -87,7 +87,7 @@ def small_memory(case: Case) -> int:
     """A budget that one image's units pass, so that they go in blocks."""
     explainer = Explainer(case.classifier, layer=case.layer, score=case.score, provider="cpu")
     program = explainer.program(len(case.classes))
-    return min(7 * program.unit_bytes, program.whole_bytes - 1)
+    return min(7 * program.blocked.bodies[0].item_bytes, program.inline.bytes - 1)
 
 
 @each_golden()

@@ -287,10 +287,11 @@ class _Job:
         layer, settings = recipe.layer, [f"score {recipe.score}"]
         settings += [f"{key} {value}" for key, value in recipe.settings]
         reason = explainer.preset_reason
-        height, width = layer.grid
-        rows = [
-            ("model", f"{classifier.name}, {classifier.classes} classes"),
-            ("layer", f"{layer.tensor}, {layer.units} units on {height}×{width}"),
+        rows = [("model", f"{classifier.name}, {classifier.classes} classes")]
+        if layer is not None:
+            height, width = layer.grid
+            rows.append(("layer", f"{layer.tensor}, {layer.units} units on {height}×{width}"))
+        rows += [
             ("method", ", ".join([recipe.method.title, *settings])),
             ("provider", explainer.device.provider),
         ]

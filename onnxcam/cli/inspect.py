@@ -73,7 +73,7 @@ def _print_facts(explainer: Explainer) -> None:
 
     classifier = explainer.classifier
     proto, image, score = classifier.source.proto, classifier.image, classifier.score
-    names, layer = explainer.labels, explainer.recipe.layer
+    names, layer = explainer.labels, explainer.recipe.feature_map
     producer = f"{proto.producer_name} {proto.producer_version}".strip() or "unknown producer"
     batch = "free" if classifier.batch is None else f"fixed to {classifier.batch}"
     ends = "the model ends in it"
@@ -104,7 +104,7 @@ def _print_facts(explainer: Explainer) -> None:
 
 
 def _print_maps(explainer: Explainer, everything: bool) -> None:
-    maps, chosen = explainer.classifier.maps, explainer.recipe.layer.tensor
+    maps, chosen = explainer.classifier.maps, explainer.recipe.feature_map.tensor
     first = 0 if everything else max(0, len(maps) - ROWS)
     click.echo(f"\nfeature maps, the last one first; * marks the one taken ({len(maps)} in all)")
     rows = [
@@ -176,7 +176,7 @@ def _document(
         },
         "classes": classifier.classes,
         "labels": explainer.labels,
-        "layer": explainer.recipe.layer.tensor,
+        "layer": explainer.recipe.feature_map.tensor,
         "layers": [
             {
                 "position": number - len(classifier.maps),

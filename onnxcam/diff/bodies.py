@@ -15,8 +15,12 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from onnxcam.diff.vjp.table import known
+from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
-from onnxcam.graph.shapes import annotate
+from onnxcam.graph.fold import MOST_BYTES
+from onnxcam.graph.model import Model, array_of, constant
+from onnxcam.graph.shapes import bound, marked, static_shapes
 
 Body = Callable[[Emitter, gs.Node], list[gs.Tensor]]
 
@@ -29,7 +33,7 @@ def written_out(e: Emitter, node: gs.Node) -> list[gs.Tensor] | None:
     start = len(e.graph.nodes)
     own = BODIES.get((node.domain or "", node.op))
     outputs = own(e, node) if own is not None else _standard(e, node)
-    annotate(e.graph.nodes[start:], e.graph.opset)
+    _settle(e, start)
     return outputs
 
 
@@ -44,44 +48,113 @@ def _standard(e: Emitter, node: gs.Node) -> list[gs.Tensor] | None:
     body = _function(schema, node, e.graph.opset)
     if body is None:
         return None
-    values: dict[str, gs.Tensor] = {"": gs.Variable.empty()}
-    absent = len(body.input) - len(node.inputs)
-    values |= zip(body.input, [*node.inputs, *[values[""]] * absent], strict=True)
-    given = {**{a.name: onnx.helper.get_attribute_value(a) for a in body.attribute_proto}}
+    given = {a.name: a for a in body.attribute_proto}
     for name, attribute in schema.attributes.items():
         if attribute.default_value.type:
-            given[name] = onnx.helper.get_attribute_value(attribute.default_value)
-    given.update(node.attrs)
-    for inner in body.node:
+            given[name] = attribute.default_value
+    given.update((a.name, a) for a in OnnxExporter.export_node(node).attribute)
+    inputs = dict(zip(body.input, node.inputs, strict=False))
+    values = dict.fromkeys(["", *body.input], gs.Variable.empty()) | inputs
+    _emit(e, body.node, values, given, len(e.graph.nodes))
+    return [values.get(name, values[""]) for name in body.output[: len(node.outputs)]]
+
+
+def _emit(
+    e: Emitter,
+    nodes: Sequence[onnx.NodeProto],
+    values: dict[str, gs.Tensor],
+    given: dict[str, onnx.AttributeProto],
+    start: int,
+) -> None:
+    """Emits the nodes of a function, whose tensors are in `values` by their names there."""
+    for inner in nodes:
         attributes: dict[str, Any] = {}
         for a in inner.attribute:
-            if not a.ref_attr_name:
-                attributes[a.name] = _plain(onnx.helper.get_attribute_value(a))
-            elif a.ref_attr_name in given:
-                attributes[a.name] = _plain(given[a.ref_attr_name])
-        if inner.op_type == "Constant":
-            made: Sequence[gs.Tensor] = [e.tensor(_constant(attributes))]
+            found = given.get(a.ref_attr_name) if a.ref_attr_name else a
+            if found is not None:
+                attributes[a.name] = _plain(onnx.helper.get_attribute_value(found))
+        inputs = [values[name] for name in inner.input]
+        if inner.op_type == "If":
+            condition = array_of(inputs[0])
+            if condition is None:  # it may follow from shapes
+                _settle(e, start, values)
+                condition = array_of(values[inner.input[0]])
+            if condition is None:
+                raise OpError("its definition decides something only when the model runs")
+            branch = attributes["then_branch" if condition.all() else "else_branch"]
+            _emit(e, branch.node, values, given, start)
+            made = [values[t.name] for t in branch.output]
+        elif inner.op_type == "Constant":
+            made = [e.tensor(_constant(attributes))]
+        elif inner.op_type == "Split" and array_of(inputs[0]) is not None:
+            made = [e.Gather(inputs[0], [i], axis=0) for i in range(len(inner.output))]
         else:
-            inputs = [values[name] for name in inner.input]
-            made = e.op(inner.op_type, inputs, attributes, len(inner.output), inner.domain or None)
+            if inner.op_type == "Range":  # AffineGrid's definition gives it vectors
+                inputs = [e.Reshape(t, []) for t in inputs]
+            made = [*e.op(inner.op_type, inputs, attributes, len(inner.output))]
             for t in made:
-                t.dtype = None  # what comes out is for `annotate` to say
+                if isinstance(t, gs.Variable):
+                    t.dtype = None  # what comes out is found from the whole body
         values |= zip(inner.output, made, strict=True)
-    return [values[name] for name in body.output[: len(node.outputs)]]
+
+
+def _settle(e: Emitter, start: int, values: dict[str, gs.Tensor] | None = None) -> None:
+    """Notes shapes and types in the nodes from `start` on, and makes constant what shapes decide.
+
+    It stands in for the tensor as an input of these nodes, and in `values`.
+    """
+    nodes = e.graph.nodes[start:]
+    made = {t.name: t for n in nodes for t in n.outputs}
+    graph = onnx.GraphProto(name="body", node=[OnnxExporter.export_node(n) for n in nodes])
+    outside = {t.name: t for n in nodes for t in n.inputs if t.name and t.name not in made}
+    for t in outside.values():
+        array = array_of(t)
+        if array is not None and array.nbytes <= MOST_BYTES:
+            graph.initializer.append(onnx.numpy_helper.from_array(array, t.name))
+        else:
+            graph.input.append(onnx.ValueInfoProto(name=t.name, type=_type(t)))
+    version = onnx.helper.make_opsetid("", e.graph.opset)
+    model = Model(onnx.helper.make_model(graph, opset_imports=[version]))
+    free = [outside[info.name] for info in graph.input]
+    one, two = (
+        static_shapes(model, {t.name: bound(known(t), batch) or () for t in free})
+        for batch in (1, 2)
+    )
+    settled: dict[str, gs.Tensor] = {}
+    for name, t in made.items():
+        try:
+            if name in one.shapes and name in two.shapes:
+                t.shape = marked(one.shapes[name], two.shapes[name])
+        except ValueError as error:
+            raise OpError(f"its definition mixes the images of a batch: {error}") from error
+        t.dtype = one.dtypes.get(name, t.dtype)
+        a, b = one.values.get(name), two.values.get(name)
+        if a is not None and b is not None and np.array_equal(a, b):
+            settled[name] = constant(e.name("settled"), a)
+    for n in nodes:
+        for i, t in enumerate(n.inputs):
+            if t.name in settled:
+                n.inputs[i] = settled[t.name]
+    for name, t in (values or {}).items():
+        if values is not None and t.name in settled:
+            values[name] = settled[t.name]
 
 
 def _function(schema: Any, node: gs.Node, opset: int) -> onnx.FunctionProto | None:
     if schema.has_context_dependent_function:
         types = [_type(t).SerializeToString() for t in node.inputs]
         proto = OnnxExporter.export_node(node).SerializeToString()
-        known = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
-        data = schema.get_context_dependent_function_with_opset_version(known[-1], proto, types)
+        versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
+        data = schema.get_context_dependent_function_with_opset_version(versions[-1], proto, types)
     elif schema.has_function:
-        known = [v for v in schema.function_opset_versions if v <= opset]
-        data = schema.get_function_with_opset_version(known[-1])
+        versions = [v for v in schema.function_opset_versions if v <= opset]
+        data = schema.get_function_with_opset_version(versions[-1])
     else:
         return None
-    return onnx.FunctionProto.FromString(data) if isinstance(data, bytes) else data
+    function: onnx.FunctionProto = data
+    if isinstance(data, bytes):
+        function = onnx.FunctionProto.FromString(data)
+    return function
 
 
 def _type(t: gs.Tensor) -> onnx.TypeProto:
@@ -197,4 +270,4 @@ BODIES: dict[tuple[str, str], Body] = {
         for op in ("Sigmoid", "LeakyRelu", "Softmax", "AveragePool", "GlobalAveragePool")
     },
 }
-"""Bodies of quantised operators; those of com.microsoft are what ONNX Runtime's quantiser writes."""
+"""Bodies of quantised operators; those of com.microsoft come from ONNX Runtime's quantiser."""

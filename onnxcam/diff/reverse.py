@@ -26,6 +26,7 @@ def gradients(
     wrt: Sequence[gs.Tensor],
     variant: str = "standard",
     notes: list[str] | None = None,
+    but: str | None = None,
 ) -> list[gs.Tensor | None]:
     """Emits the gradients Σ cotangent · ∂of/∂wrt, by reverse mode.
 
@@ -36,6 +37,7 @@ def gradients(
         wrt: the tensors differentiated for; they may depend on each other.
         variant: "standard", or a name of `VARIANTS`: rows that stand in for the table's.
         notes: what got lost on the way is added here, in sentences.
+        but: name of a tensor that counts as constant, although it depends on `wrt`.
 
     Returns:
         For each of `wrt` a tensor of its shape and type (float32 for integers), or None where
@@ -60,7 +62,7 @@ def gradients(
     for t in wrt:
         walk.needed.add(t.name)
         seen = {id(n) for n in path}
-        path += [n for n in path_nodes(e.graph, t.name, of.name) if id(n) not in seen]
+        path += [n for n in path_nodes(e.graph, t.name, of.name, but) if id(n) not in seen]
     inside = {id(n) for n in path}
     nodes = [n for n in e.graph.nodes if id(n) in inside]
     walk.needed.update(t.name for n in nodes for t in n.outputs)

@@ -7,7 +7,7 @@ activations, pooling of class maps), so the choice is moved up to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,7 +20,7 @@ _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 
 
 def narrow(
-    e: Emitter, score: gs.Tensor, target: gs.Tensor, targets: int, stop: str = ""
+    e: Emitter, score: gs.Tensor, target: gs.Tensor, targets: int, stop: Collection[str] = ()
 ) -> gs.Tensor:
     """The scores of `target`, (N, M), from the smallest computation that gives them.
 
@@ -29,7 +29,7 @@ def narrow(
         score: all class scores, (N, C) or (N, C, 1, 1).
         target: int64 (N, M), class indices.
         targets: M.
-        stop: name of a tensor above which the choice must not be moved (the feature map).
+        stop: names of tensors above which the choice must not be moved (feature maps).
     """
     n = _Narrow(e, target, targets, _classes(score), stop)
     chosen = n.of(score)
@@ -43,7 +43,7 @@ class _Narrow:
     """Follows the classes up; every tensor that comes out is (N, M, positions), shapes noted."""
 
     def __init__(
-        self, e: Emitter, target: gs.Tensor, targets: int, classes: int, stop: str
+        self, e: Emitter, target: gs.Tensor, targets: int, classes: int, stop: Collection[str]
     ) -> None:
         self.e, self.target, self.targets, self.classes = e, target, targets, classes
         self.stop = stop
@@ -53,7 +53,7 @@ class _Narrow:
         shape = t.shape
         if (
             not t.inputs
-            or t.name == self.stop
+            or t.name in self.stop
             or shape is None
             or len(shape) not in (2, 4)
             or shape[0] != "N"

@@ -222,9 +222,7 @@ def bound(shape: Sequence[int | str] | None, batch: int) -> Shape | None:
     """A marked shape at a batch size."""
     if shape is None:
         return None
-    return tuple(
-        n if isinstance(n, int) else int(n.removesuffix("N") or 1) * batch for n in shape
-    )
+    return tuple(n if isinstance(n, int) else int(n.removesuffix("N") or 1) * batch for n in shape)
 
 
 def batch_axes(graph: gs.Graph, image: str, shapes: dict[str, Shape]) -> dict[str, int]:

@@ -1,12 +1,26 @@
 """The method table: every way to explain a decision, by name.
 
-A method is a function that emits the operators which turn what it needs into weights and a map. It
-declares its needs and options in its row; explainer, command line and documentation read the table.
+A method is a function that emits the operators which turn what it needs into a map. It declares
+its needs and options in its row; explainer, command line and documentation read the table.
 """
 
 from __future__ import annotations
 
-from onnxcam.methods import ablation
-from onnxcam.methods.table import METHODS, Method, method_named
+# The order of the imports is that of the table.
+from onnxcam.methods import ablation, eigen, fusion, gradient, perturbed, pixel
+from onnxcam.methods.table import METHODS, Method, Needs, Number, Result, method_named
 
-__all__ = ["METHODS", "Method", "ablation", "method_named"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Needs",
+    "Number",
+    "Result",
+    "ablation",
+    "eigen",
+    "fusion",
+    "gradient",
+    "method_named",
+    "perturbed",
+    "pixel",
+]

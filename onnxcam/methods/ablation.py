@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxcam.graph.emit import Emitter
-from onnxcam.methods.table import Needs, method, weighted_sum
+from onnxcam.methods.parts import over, weighted
+from onnxcam.methods.table import Needs, Result, method
 
 _NO_SCORE = 1e-30
 """Scores nearer to zero than this do not divide: the weights are then the drops themselves."""
@@ -17,8 +18,9 @@ _NO_SCORE = 1e-30
     needs=("drop",),
     options={"weight": ("drop", "slope", "blank-baseline")},
     extra={("weight", "blank-baseline"): "blank"},
+    smooths=True,
 )
-def ablation_cam(e: Emitter, needs: Needs, weight: str = "drop") -> tuple[gs.Tensor, gs.Tensor]:
+def ablation_cam(e: Emitter, needs: Needs, weight: str = "drop") -> Result:
     """Weights each unit by what the class score loses when the unit is switched off.
 
     Desai & Ramaswamy, Ablation-CAM, WACV 2020. y is the class score, y_k the score with every
@@ -31,29 +33,22 @@ def ablation_cam(e: Emitter, needs: Needs, weight: str = "drop") -> tuple[gs.Ten
       of an all-zero image. An approximation of ours, not of the paper: a unit that is as active
       on a blank image says little about this one. It costs one more run of the features.
     """
-    assert needs.drop is not None
+    assert needs.drop is not None and needs.feature is not None
     weights = needs.drop
     if weight == "slope":
-        weights = _over(e, weights, e.axes("Unsqueeze", _norm(e, needs.feature), [1]))
+        weights = over(e, weights, e.axes("Unsqueeze", _norm(e, needs.feature), [1]))
     else:
         score = e.axes("Unsqueeze", needs.score, [2])
         tiny = e.Less(e.Abs(score), e.tensor(_NO_SCORE, score.dtype))
         weights = e.Div(weights, e.Where(tiny, e.tensor(1.0, score.dtype), score))
     if weight == "blank-baseline":
         assert needs.blank is not None
-        ratio = _over(e, _norm(e, needs.blank), _norm(e, needs.feature))
+        ratio = over(e, _norm(e, needs.blank), _norm(e, needs.feature))
         keep = e.Sub(e.tensor(1.0, ratio.dtype), e.Min(ratio, e.tensor(1.0, ratio.dtype)))
         weights = e.Mul(weights, e.axes("Unsqueeze", keep, [1]))
-    return weights, weighted_sum(e, weights, needs.feature)
+    return weighted(e, needs, weights)
 
 
 def _norm(e: Emitter, feature: gs.Tensor) -> gs.Tensor:
     """‖A_k‖ over the grid: (N, K, h, w) → (N, K)."""
     return e.Sqrt(e.axes("ReduceSum", e.Mul(feature, feature), [2, 3], keepdims=0))
-
-
-def _over(e: Emitter, x: gs.Tensor, norm: gs.Tensor) -> gs.Tensor:
-    """x / norm, and 0 where the norm is 0."""
-    zero = e.Equal(norm, e.tensor(0.0, norm.dtype))
-    safe = e.Where(zero, e.tensor(1.0, norm.dtype), norm)
-    return e.Where(zero, e.tensor(0.0, norm.dtype), e.Div(x, safe))

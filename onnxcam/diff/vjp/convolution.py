@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.diff.vjp.table import Answer, fixed, known, vjp
+from onnxcam.diff.vjp.views import framed
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of
 
-T = gs.Tensor
-Answers = Sequence[Answer]
+T: TypeAlias = gs.Tensor
+Answers: TypeAlias = Sequence[Answer]
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,7 @@ class Window:
     @property
     def left(self) -> list[int]:
         """Cells at the end of each padded axis that no window reaches (negative: it reaches out)."""
-        cells = zip(
-            self.size, self.begins, self.out, self.strides, self.spans, strict=True
-        )
+        cells = zip(self.size, self.begins, self.out, self.strides, self.spans, strict=True)
         return [n + b - ((o - 1) * s + span) for n, b, o, s, span in cells]
 
 
@@ -107,7 +107,7 @@ def conv_transpose(
         at.begins[:] = [t // 2 if upper else t - t // 2 for t in whole]
         at.ends[:] = [t - begin for t, begin in zip(whole, at.begins, strict=True)]
     low, high = [min(0, b) for b in at.begins], [min(0, -n) for n in at.left]
-    cut = e.Pad(g, [0, 0, *low, 0, 0, *high]) if any(low) or any(high) else g
+    cut = framed(e, g, [0, 0, *low], [0, 0, *high])
     gathered = {"strides": at.strides, "dilations": at.dilations, "group": group}
     space = [0, *range(2, len(known(y)))]
 
@@ -161,9 +161,7 @@ def _apart(e: Emitter, g: T, at: Window) -> T:
         wide = [o * s for o, s in zip(at.out, at.strides, strict=True)]
         g = e.Reshape(e.Pad(e.Reshape(g, tall), pads), [0, 0, *wide])
     missing = [n - o * s for n, o, s in zip(at.size, at.out, at.strides, strict=True)]
-    if any(missing):
-        g = e.Pad(g, [0, 0, *[0] * len(missing), 0, 0, *missing])
-    return g
+    return framed(e, g, [0, 0, *[0] * len(missing)], [0, 0, *missing])
 
 
 def _by_phases(e: Emitter, g: T, weights: np.ndarray, at: Window, group: int) -> T:
@@ -204,9 +202,7 @@ def _transposed(e: Emitter, g: T, w: T, at: Window, group: int) -> T:
         pads=[*begins, *over],
     )  # fmt: skip
     low, high = [max(0, -b) for b in at.begins], [max(0, n) for n in at.left]
-    if any(low) or any(high):
-        result = e.Pad(result, [0, 0, *(-n for n in low), 0, 0, *high])
-    return result
+    return framed(e, result, [0, 0, *(-n for n in low)], [0, 0, *high])
 
 
 def for_weights(e: Emitter, g: T, x: T, w: T, at: Window, group: int) -> T:

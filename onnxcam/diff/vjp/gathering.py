@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -12,8 +13,8 @@ from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of
 
-T = gs.Tensor
-Answers = Sequence[Answer]
+T: TypeAlias = gs.Tensor
+Answers: TypeAlias = Sequence[Answer]
 
 
 @vjp("Gather")
@@ -51,9 +52,15 @@ def gather_elements(e: Emitter, g: T, y: T, x: T, indices: T, axis: int = 0) -> 
 
 @vjp("GatherND")
 def gather_nd(e: Emitter, g: T, y: T, x: T, indices: T, batch_dims: int = 0) -> Answers:
-    if batch_dims:
-        raise OpError("GatherND with batch_dims has no gradient rule")
-    return [e.ScatterND(zeros(e, x, g.dtype), indices, g, reduction="add"), None]
+    rank, places = len(known(indices)), [indices]
+    for axis in reversed(range(batch_dims)):  # the place along each axis that is gone through
+        shape = e.Shape(indices)
+        size = e.Gather(shape, e.tensor(np.array(axis, np.int64)))
+        line = e.Range(e.tensor(np.array(0, np.int64)), size, e.tensor(np.array(1, np.int64)))
+        line = e.Reshape(line, [-1 if i == axis else 1 for i in range(rank)])
+        places = [e.Expand(line, e.Concat(e.Slice(shape, [0], [rank - 1]), [1], axis=0)), *places]
+    whole = e.Concat(*places, axis=rank - 1) if batch_dims else indices
+    return [e.ScatterND(zeros(e, x, g.dtype), whole, g, reduction="add"), None]
 
 
 @vjp("ScatterND")
@@ -81,5 +88,3 @@ def scatter_elements(
 def _sum_or_none(op: str, reduction: str) -> None:
     if reduction not in ("none", "add"):
         raise OpError(f"{op} with reduction {reduction!r} has no gradient rule")
-
-

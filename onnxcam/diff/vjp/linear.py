@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from typing import TypeAlias
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcam.diff.vjp.table import Answer, Dim, dims, known, unbroadcast, vjp
-from onnxcam.errors import OpError
+from onnxcam.diff.vjp.table import Answer, Dim, dims, fixed, known, unbroadcast, vjp
 from onnxcam.graph.emit import Emitter
 
-T = gs.Tensor
-Answers = Sequence[Answer]
+T: TypeAlias = gs.Tensor
+Answers: TypeAlias = Sequence[Answer]
 
 
 @vjp("Gemm")
@@ -44,8 +45,10 @@ def matmul(e: Emitter, g: T, y: T, a: T, b: T) -> Answers:
     row = known(a)[-2:] if rank_a > 1 else [1, known(a)[0]]
     column = known(b)[-2:] if rank_b > 1 else [known(b)[0], 1]
 
-    def two(t: T, rank: int, left: bool) -> T:  # a vector as a matrix
-        return t if rank > 1 else e.axes("Unsqueeze", t, [0 if left else 1])
+    def turned(t: T, rank: int, axis: int) -> T:  # a vector as a matrix first
+        wide = t if rank > 1 else e.axes("Unsqueeze", t, [axis])
+        rank = max(rank, 2)
+        return e.Transpose(wide, perm=[*range(rank - 2), rank - 1, rank - 2])
 
     def whole() -> T:  # the cotangent with the axes that vectors dropped
         if rank_a > 1 and rank_b > 1:
@@ -60,37 +63,37 @@ def matmul(e: Emitter, g: T, y: T, a: T, b: T) -> Answers:
         return unbroadcast(e, t, shape, x)
 
     def of_a() -> T:
-        product = e.MatMul(whole(), _turned(e, two(b, rank_b, False)))
+        product = e.MatMul(whole(), turned(b, rank_b, 1))
         return summed(product, [*batch, *row], a)
 
     def of_b() -> T:
-        product = e.MatMul(_turned(e, two(a, rank_a, True), max(rank_a, 2)), whole())
+        product = e.MatMul(turned(a, rank_a, 0), whole())
         return summed(product, [*batch, *column], b)
 
     return [of_a, of_b]
 
 
-def _turned(e: Emitter, t: T, rank: int | None = None) -> T:
-    rank = rank or max(2, len(known(t)))
-    return e.Transpose(t, perm=[*range(rank - 2), rank - 1, rank - 2])
-
-
 @vjp("Einsum")
 def einsum(e: Emitter, g: T, y: T, *xs: T, equation: str) -> Answers:
-    terms, out = _terms(equation, [len(known(x)) for x in xs], len(known(y)))
+    terms, out = _terms(equation, [len(known(x)) for x in xs])
 
     def of(i: int) -> T:
         term = terms[i]
-        if len(set(term)) != len(term):
-            raise OpError(f"Einsum {equation!r} takes a diagonal, which has no gradient rule here")
         others = [(t, x) for j, (t, x) in enumerate(zip(terms, xs, strict=True)) if j != i]
         there = set(out).union(*(t for t, _ in others))
-        have = "".join(c for c in term if c in there)
+        have = "".join(c for c in dict.fromkeys(term) if c in there)
         letters = ",".join([out, *(t for t, _ in others)]) + "->" + have
         part = e.Einsum(g, *(x for _, x in others), equation=letters)
-        missing = [k for k, c in enumerate(term) if c not in there]
+        missing = [k for k, c in enumerate(term) if c not in there or c in term[:k]]
         if missing:
-            part = e.Expand(e.axes("Unsqueeze", part, missing), e.Shape(xs[i]))
+            part = e.axes("Unsqueeze", part, missing)
+        for k in missing:
+            if term[k] in term[:k]:  # a diagonal: nothing flows beside it
+                first, n = term.index(term[k]), fixed(xs[i], k)
+                wide = [n if axis in (first, k) else 1 for axis in range(len(term))]
+                part = e.Mul(part, np.eye(n, dtype=g.dtype).reshape(wide))
+        if missing:
+            part = e.Expand(part, e.Shape(xs[i]))
         # An axis of size 1 that Einsum stretched to another operand's.
         sizes = {c: n for t, x in zip(terms, xs, strict=True)
                  for c, n in zip(t, known(x), strict=True) if n != 1}  # fmt: skip
@@ -99,7 +102,7 @@ def einsum(e: Emitter, g: T, y: T, *xs: T, equation: str) -> Answers:
     return [lambda i=i: of(i) for i in range(len(xs))]  # type: ignore[misc]
 
 
-def _terms(equation: str, ranks: list[int], rank: int) -> tuple[list[str], str]:
+def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     """The subscripts of the operands and of the result, "..." written out."""
     equation = equation.replace(" ", "")
     left, arrow, out = equation.partition("->")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,8 +12,8 @@ from onnxcam.diff.vjp.table import Answer, dims, fixed, known, unbroadcast, vjp
 from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
 
-T = gs.Tensor
-Answers = Sequence[Answer]
+T: TypeAlias = gs.Tensor
+Answers: TypeAlias = Sequence[Answer]
 
 
 @vjp("BatchNormalization", many=True)
@@ -74,7 +75,6 @@ def centred(e: Emitter, g: T, normed: T, inverse: T, axes: list[int]) -> T:
     mean = e.axes("ReduceMean", g, axes, keepdims=1)
     share = e.axes("ReduceMean", e.Mul(g, normed), axes, keepdims=1)
     return e.Mul(e.Sub(e.Sub(g, mean), e.Mul(normed, share)), inverse)
-
 
 
 @vjp("InstanceNormalization")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.diff.vjp.table import Answer, vjp
@@ -14,8 +14,8 @@ from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of
 
-T = gs.Tensor
-Answers = Sequence[Answer]
+T: TypeAlias = gs.Tensor
+Answers: TypeAlias = Sequence[Answer]
 
 
 @vjp("Identity")
@@ -27,21 +27,23 @@ def identity(e: Emitter, g: T, y: T, x: T) -> Answers:
 def dropout(
     e: Emitter, g: T, y: T, x: T, ratio: T | float = 0.5, training: T | None = None, seed: int = 0
 ) -> Answers:
-    if training is not None and (array_of(training) is None or array_of(training).any()):
+    if not any(t is None or t == 0.0 for t in (_number(training), _number(ratio))):
         raise OpError("Dropout in training mode has no gradient that could be repeated")
-    return [g]
+    return [g, None, None]
 
 
 @vjp("Cast")
 def cast(
     e: Emitter, g: T, y: T, x: T, to: int = 1, saturate: int = 1, round_mode: str = "up"
 ) -> Answers:
-    return [g]  # the walk casts cotangents to their tensor's type; rounding counts as no change
+    # The walk casts cotangents to their tensor's type. Rounding counts as no change; a Boolean is a
+    # decision.
+    return [None if to == onnx.TensorProto.BOOL else g]
 
 
 @vjp("CastLike")
 def cast_like(e: Emitter, g: T, y: T, x: T, like: T, saturate: int = 1) -> Answers:
-    return [g, None]
+    return [None if y.dtype == bool else g, None]
 
 
 @vjp("Neg")
@@ -194,7 +196,6 @@ def power(e: Emitter, g: T, y: T, a: T, b: T) -> Answers:
     return [base, exponent]
 
 
-
 @vjp("Sum", broadcasts=True)
 def total(e: Emitter, g: T, y: T, *xs: T) -> Answers:
     return [g] * len(xs)
@@ -232,6 +233,4 @@ def where(e: Emitter, g: T, y: T, condition: T, a: T, b: T) -> Answers:
 
 @vjp("Mod", broadcasts=True)
 def modulo(e: Emitter, g: T, y: T, a: T, b: T, fmod: int = 0) -> Answers:
-    if not fmod:
-        return [None, None]  # of integers
-    return [g, lambda: e.Neg(e.Mul(g, e.Div(e.Sub(a, y), b)))]
+    return [g, lambda: e.Neg(e.Mul(g, e.cast(e.Div(e.Sub(a, y), b), g.dtype)))]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.diff.vjp.convolution import Window, spread, window
 from onnxcam.diff.vjp.table import Answer, dims, fixed, known, shaped, vjp, zeros
-from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
 
-T = gs.Tensor
-Answers = Sequence[Answer]
+T: TypeAlias = gs.Tensor
+Answers: TypeAlias = Sequence[Answer]
 
 
 @vjp("MaxPool", many=True)
@@ -26,12 +26,13 @@ def max_pool(
     g, node = gs_[0], ys[0].inputs[0]
     if g is None:
         return [None]
-    if storage_order:
-        raise OpError("MaxPool with storage_order 1 (column major) has no gradient rule")
+    if storage_order:  # its places are counted column by column: once more, row by row
+        node = e.op("MaxPool", [x], {**node.attrs, "storage_order": 0}, 2)[0].inputs[0]
+        node.outputs[1].dtype = np.dtype(np.int64)
     if len(node.outputs) == 1:  # the pool itself says where each maximum was: the first one
         node.outputs.append(gs.Variable(e.name("Indices"), np.dtype(np.int64), ys[0].shape))
-    steps = strides or [1] * len(kernel_shape)
-    apart = all(k <= s for k, s in zip(kernel_shape, steps, strict=True))
+    steps, gaps = strides or [1] * len(kernel_shape), dilations or [1] * len(kernel_shape)
+    apart = all(d * (k - 1) < s for k, d, s in zip(kernel_shape, gaps, steps, strict=True))
     return [scattered(e, g, node.outputs[1], x, "none" if apart else "add")]
 
 
@@ -64,7 +65,7 @@ def average_pool(
     counts = np.ones([1] * len(at.size))
     for i, line in enumerate(_counts(at, bool(count_include_pad))):
         counts = counts * line.reshape([-1 if j == i else 1 for j in range(len(at.size))])
-    share = (1 / counts).astype(g.dtype)
+    share = (1 / np.maximum(counts, 1)).astype(g.dtype)  # some windows lie beside the grid
     share = share.reshape(-1)[:1] if np.all(counts == counts.flat[0]) else share
     return [spread_evenly(e, e.Mul(g, share), x, at)]
 
@@ -124,9 +125,9 @@ def _by_norm(e: Emitter, g: T, y: T, p: int) -> T:
 
 def _signed_power(e: Emitter, x: T, p: int) -> T:
     """sign(x) · |x|^(p − 1)."""
-    if p == 2:
-        return x
-    return e.Sign(x) if p == 1 else e.Mul(e.Sign(x), e.Pow(e.Abs(x), e.tensor(p - 1.0, x.dtype)))
+    if p == 1:
+        return e.Sign(x)
+    return x if p == 2 else e.Mul(x, e.Pow(e.Abs(x), e.tensor(p - 2.0, x.dtype)))
 
 
 @vjp("GlobalAveragePool")

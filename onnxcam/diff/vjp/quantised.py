@@ -7,6 +7,7 @@ every scale is an ordinary factor, and a quantiser that clips at zero (a fused R
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,8 +16,8 @@ from onnxcam.diff.vjp.table import Answer, known, vjp
 from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
 
-T = gs.Tensor
-Answers = Sequence[Answer]
+T: TypeAlias = gs.Tensor
+Answers: TypeAlias = Sequence[Answer]
 
 
 @vjp("QuantizeLinear")
@@ -57,4 +58,3 @@ def _column(e: Emitter, t: T, x: T, axis: int) -> T:
         return t
     rank = len(known(x))
     return e.Reshape(t, [-1 if i == axis % rank else 1 for i in range(rank)])
-

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,8 +16,8 @@ from onnxcam.diff.vjp.table import Answer, vjp
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of
 
-T = gs.Tensor
-Answers = Sequence[Answer]
+T: TypeAlias = gs.Tensor
+Answers: TypeAlias = Sequence[Answer]
 
 
 @vjp("Relu")
@@ -25,9 +26,7 @@ def relu(e: Emitter, g: T, y: T, x: T) -> Answers:
 
 
 @vjp("Clip")
-def clip(
-    e: Emitter, g: T, y: T, x: T, low: T | None = None, high: T | None = None
-) -> Answers:
+def clip(e: Emitter, g: T, y: T, x: T, low: T | None = None, high: T | None = None) -> Answers:
     inside = [e.Greater(y, low)] if _bounds(low) else []
     inside += [e.Less(y, high)] if _bounds(high) else []
     if not inside:
@@ -85,9 +84,7 @@ def celu(e: Emitter, g: T, y: T, x: T, alpha: float = 1.0) -> Answers:
 
 
 @vjp("HardSigmoid")
-def hard_sigmoid(
-    e: Emitter, g: T, y: T, x: T, alpha: float = 0.2, beta: float = 0.5
-) -> Answers:
+def hard_sigmoid(e: Emitter, g: T, y: T, x: T, alpha: float = 0.2, beta: float = 0.5) -> Answers:
     return [e.Where(e.And(e.Greater(y, 0.0), e.Less(y, 1.0)), e.Mul(g, alpha), 0.0)]
 
 
@@ -124,5 +121,3 @@ def gelu(e: Emitter, g: T, y: T, x: T, approximate: str = "none") -> Answers:
         share = e.Mul(e.Add(e.Erf(e.Mul(x, math.sqrt(0.5))), 1.0), 0.5)
         bent = e.Mul(e.Mul(x, e.Exp(e.Mul(square, -0.5))), 1 / math.sqrt(2 * math.pi))
     return [e.Mul(g, e.Add(share, bent))]
-
-

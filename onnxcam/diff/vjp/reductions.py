@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,8 +11,8 @@ import onnx_graphsurgeon as gs
 from onnxcam.diff.vjp.table import Answer, dims, fixed, ints, known, vjp, zeros
 from onnxcam.graph.emit import Emitter
 
-T = gs.Tensor
-Answers = Sequence[Answer]
+T: TypeAlias = gs.Tensor
+Answers: TypeAlias = Sequence[Answer]
 Axes = T | Sequence[int] | None
 
 
@@ -123,9 +124,7 @@ def log_softmax(e: Emitter, g: T, y: T, x: T, axis: int = -1) -> Answers:
 
 
 @vjp("CumSum")
-def cumsum(
-    e: Emitter, g: T, y: T, x: T, axis: T, exclusive: int = 0, reverse: int = 0
-) -> Answers:
+def cumsum(e: Emitter, g: T, y: T, x: T, axis: T, exclusive: int = 0, reverse: int = 0) -> Answers:
     return [e.CumSum(g, axis, exclusive=exclusive, reverse=1 - reverse), None]
 
 

@@ -19,7 +19,7 @@ from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of
 
 Dim: TypeAlias = "int | str | None"
-Answer: TypeAlias = "gs.Tensor | None | Callable[[], gs.Tensor | None]"
+Answer: TypeAlias = "gs.Tensor | Callable[[], gs.Tensor | None] | None"
 
 
 class Rule(NamedTuple):
@@ -102,7 +102,8 @@ def ints(t: gs.Tensor | Sequence[int] | int | None) -> list[int] | None:
         return None
     array = array_of(t) if isinstance(t, gs.Tensor) else np.asarray(t)
     if array is None:
-        raise OpError(f"{t.name!r} must be constant for a gradient")
+        name = getattr(t, "name", "")
+        raise OpError(f"{name!r} must be constant for a gradient")
     return [int(n) for n in array.reshape(-1)]
 
 
@@ -130,9 +131,7 @@ def unbroadcast(e: Emitter, g: gs.Tensor, shape: Sequence[Dim], x: gs.Tensor) ->
     """Sums a cotangent of the given shape up to the shape of `x`, which was broadcast to it."""
     target = known(x)
     ahead = len(shape) - len(target)
-    stretched = [
-        i for i, n in enumerate(shape) if i < ahead or (target[i - ahead] == 1 and n != 1)
-    ]
+    stretched = [i for i, n in enumerate(shape) if i < ahead or (target[i - ahead] == 1 and n != 1)]
     if not stretched:
         return g
     g = e.axes("ReduceSum", g, stretched, keepdims=1)

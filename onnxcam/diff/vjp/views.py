@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,8 +25,10 @@ from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of
 
-T = gs.Tensor
-Answers = Sequence[Answer]
+T: TypeAlias = gs.Tensor
+Answers: TypeAlias = Sequence[Answer]
+LAST = 2**63 - 1
+"""As an end of a Slice: the end of the axis."""
 
 
 @vjp("Reshape")
@@ -38,7 +42,7 @@ def flatten(e: Emitter, g: T, y: T, x: T, axis: int = 1) -> Answers:
 
 
 @vjp("Squeeze", "Unsqueeze")
-def squeeze(e: Emitter, g: T, y: T, x: T, axes: T | Sequence[int] | None = None) -> Answers:
+def squeeze(e: Emitter, g: T, y: T, x: T, axes: T | None = None) -> Answers:
     return [shaped(e, g, x), None]
 
 
@@ -65,21 +69,32 @@ def tile(e: Emitter, g: T, y: T, x: T, repeats: T) -> Answers:
 @vjp("Concat")
 def concat(e: Emitter, g: T, y: T, *xs: T, axis: int) -> Answers:
     at = axis % len(known(y))
-    ends = np.cumsum([fixed(x, at) for x in xs])
+    ends = np.cumsum([0] + [fixed(x, at) for x in xs])
     return [
-        lambda a=int(end) - fixed(x, at), b=int(end): e.Slice(g, [a], [b], [at])  # type: ignore[misc]
-        for x, end in zip(xs, ends, strict=True)
+        lambda a=int(a), b=int(b): e.Slice(g, [a], [b], [at])  # type: ignore[misc]
+        for a, b in itertools.pairwise(ends)
     ]
 
 
 @vjp("Split", many=True)
 def split(
-    e: Emitter, gs_: list[T | None], ys: list[T], x: T, sizes: T | Sequence[int] | None = None,
-    axis: int = 0, num_outputs: int | None = None, split: Sequence[int] | None = None,
+    e: Emitter, gs_: list[T | None], ys: list[T], x: T, sizes: T | None = None, axis: int = 0,
+    num_outputs: int | None = None,
 ) -> Answers:  # fmt: skip
     dtype = next(g.dtype for g in gs_ if g is not None)
     parts = [zeros(e, y, dtype) if g is None else g for g, y in zip(gs_, ys, strict=True)]
     return [e.Concat(*parts, axis=axis) if len(parts) > 1 else parts[0], None]
+
+
+def framed(e: Emitter, g: T, low: Sequence[int], high: Sequence[int]) -> T:
+    """`g` with zeros before and after it along each axis; negative numbers take cells away."""
+    # Negative pads are in the standard, but not every runtime has them.
+    cut = [axis for axis, ends in enumerate(zip(low, high, strict=True)) if min(ends) < 0]
+    if cut:
+        starts = [max(0, -low[axis]) for axis in cut]
+        g = e.Slice(g, starts, [high[axis] if high[axis] < 0 else LAST for axis in cut], cut)
+    wide = [max(0, n) for n in (*low, *high)]
+    return e.Pad(g, wide) if any(wide) else g
 
 
 @vjp("Slice")
@@ -104,9 +119,7 @@ def slice_(
             low[axis], high[axis] = begin, size - begin - len(cells)
         else:
             g = along(e, g, axis, np.eye(size)[cells], rank)
-    if any(low) or any(high):
-        g = e.Pad(g, [*low, *high])
-    return [g, *[None] * 4]
+    return [framed(e, g, low, high), *[None] * 4]
 
 
 @vjp("Pad")
@@ -121,22 +134,26 @@ def pad(
     for i, axis in enumerate(where):
         low[axis], high[axis] = given[i], given[i + len(where)]
     if mode == "constant":
-        return [e.Pad(g, [*(-n for n in low), *(-n for n in high)]), None, None, None]
+        inside = framed(e, g, [-n for n in low], [-n for n in high])
+
+        def of_value() -> T:  # all that does not fall on the image
+            kept = framed(e, g, [-max(0, n) for n in low], [-max(0, n) for n in high])
+            outside = e.Sub(e.ReduceSum(g, keepdims=0), e.ReduceSum(kept, keepdims=0))
+            return outside if value is None else e.Reshape(outside, dims(known(value)))
+
+        return [inside, None, of_value, None]
     for axis in range(rank):
         if low[axis] or high[axis]:  # every cell of the frame is a copy of one inside
-            cells = np.arange(fixed(x, axis))
-            numpys = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]
+            size = fixed(x, axis)
+            cells = np.arange(size)[max(0, -low[axis]) : size - max(0, -high[axis])]
             wide = (max(low[axis], 0), max(high[axis], 0))
-            copies = np.pad(cells, wide, mode=numpys)  # type: ignore[call-overload]
-            copies = copies[max(0, -low[axis]) : len(copies) - max(0, -high[axis])]
-            g = along(e, g, axis, np.eye(len(cells))[copies], rank)
+            copies = np.pad(cells, wide, mode=mode)  # type: ignore[call-overload]
+            g = along(e, g, axis, np.eye(size)[copies], rank)
     return [g, None, None, None]
 
 
 @vjp("DepthToSpace")
-def depth_to_space(
-    e: Emitter, g: T, y: T, x: T, blocksize: int, mode: str = "DCR"
-) -> Answers:
+def depth_to_space(e: Emitter, g: T, y: T, x: T, blocksize: int, mode: str = "DCR") -> Answers:
     if mode == "DCR":
         return [e.SpaceToDepth(g, blocksize=blocksize)]
     _, c, h, w = dims(known(x))
@@ -164,72 +181,97 @@ def resize(
     keep_aspect_ratio_policy: str = "stretch", mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
 ) -> Answers:  # fmt: skip
-    if antialias or coordinate_transformation_mode == "tf_crop_and_resize":
-        raise OpError("Resize with antialias or tf_crop_and_resize has no gradient rule")
-    rank = len(known(x))
+    rank, crop = len(known(x)), coordinate_transformation_mode == "tf_crop_and_resize"
     where = [a % rank for a in axes] if axes is not None else list(range(rank))
-    factors = array_of(scales) if scales is not None else None
-    for i, axis in enumerate(where):
-        before, after = known(x)[axis], known(y)[axis]
-        if not isinstance(before, int) or not isinstance(after, int):
+    factors = _factors(x, y, where, scales, sizes, keep_aspect_ratio_policy)
+    box = _numbers(roi) if crop else [0.0] * len(where) + [1.0] * len(where)
+    for axis, factor, *ends in zip(where, factors, box, box[len(where) :], strict=False):
+        if not isinstance(known(x)[axis], int) and known(x)[axis] == known(y)[axis]:
             continue  # the batch is never resized
-        stated = factors is not None and factors.size == len(where)
-        scale = float(factors[i]) if stated and factors is not None else after / before
-        if before == after and scale == 1:
+        before, after = fixed(x, axis), fixed(y, axis)
+        if (before, factor, ends) == (after, 1, [0, 1]):
             continue
-        matrix = _resize_matrix(
-            before, after, scale, mode, coordinate_transformation_mode, nearest_mode,
-            cubic_coeff_a, bool(exclude_outside),
-        )  # fmt: skip
+        # ONNX Runtime reckons in float32, and which cell is nearest may hang on that.
+        exact = np.float32 if mode == "nearest" else np.float64
+        i = np.arange(after, dtype=exact)
+        at = _places(i, before, exact(factor), coordinate_transformation_mode, ends)
+        if mode == "nearest":
+            cells = np.clip(_ROUND[nearest_mode](at), 0, before - 1).astype(int)
+            matrix = np.eye(before)[cells]
+        else:
+            blur = min(1.0, factor) if antialias else 1.0
+            matrix = _weights(at, before, mode, blur, cubic_coeff_a, bool(exclude_outside))
+        if crop:
+            matrix[(at < 0) | (at > before - 1)] = 0
         g = along(e, g, axis, matrix, rank)
     return [g, None, None, None]
 
 
-def _resize_matrix(
-    before: int, after: int, scale: float, mode: str, transform: str, nearest: str, cubic: float,
-    exclude: bool,
-) -> np.ndarray:  # fmt: skip
-    """What each input cell (columns) gives to each output cell (rows) along one axis."""
-    i = np.arange(after, dtype=np.float64)
-    if transform == "align_corners":
-        length = after if after == scale * before else scale * before
-        at = i * (before - 1) / (length - 1) if length > 1 else np.zeros(after)
-    elif transform == "asymmetric":
+_ROUND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda v: np.asarray(np.ceil(v - 0.5)),
+    "round_prefer_ceil": lambda v: np.asarray(np.floor(v + 0.5)),
+}
+
+
+def _numbers(t: T | None) -> list[float]:
+    """The numbers of a constant; none for none."""
+    if t is None:
+        return []
+    array = array_of(t)
+    if array is None:
+        raise OpError(f"{t.name!r} must be constant for a gradient")
+    return [float(n) for n in array.reshape(-1)]
+
+
+def _factors(
+    x: T, y: T, where: list[int], scales: T | None, sizes: T | None, policy: str
+) -> list[float]:
+    """How much longer each axis becomes, before lengths are rounded to cells."""
+    stated = _numbers(scales)
+    if stated:
+        return stated
+    if policy == "stretch":
+        pairs = [(known(x)[a], known(y)[a]) for a in where]
+        return [m / n if isinstance(m, int) and isinstance(n, int) else 1.0 for n, m in pairs]
+    ratios = [n / fixed(x, a) for a, n in zip(where, ints(sizes) or [], strict=True)]
+    return [(min if policy == "not_larger" else max)(ratios)] * len(where)
+
+
+def _places(i: np.ndarray, before: int, scale: Any, how: str, ends: list[float]) -> np.ndarray:
+    """Where in the input the centres of the output cells `i` lie, counted in cells."""
+    after = len(i)
+    at: np.ndarray = (i + 0.5) / scale - 0.5
+    if how in ("align_corners", "tf_crop_and_resize"):
+        start, end = (n * (before - 1) for n in ends)
+        single = start if how == "align_corners" else (start + end) / 2
+        at = i * (end - start) / (after - 1) + start if after > 1 else i + single
+    elif how == "asymmetric":
         at = i / scale
-    elif transform == "pytorch_half_pixel":
-        at = (i + 0.5) / scale - 0.5 if scale * before > 1 else np.zeros(after)
-    elif transform == "half_pixel_symmetric":
-        adjust = after / (scale * before)
-        centre = before / 2
-        at = centre * (1 - adjust) + (i + 0.5) / scale - 0.5
-    else:
-        at = (i + 0.5) / scale - 0.5
-    if mode == "nearest":
-        rounding = {
-            "floor": np.floor,
-            "ceil": np.ceil,
-            "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-            "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-        }[nearest]
-        cells = np.clip(rounding(at), 0, before - 1).astype(int)
-        return np.eye(before)[cells]
-    base = np.floor(at)
-    t = at - base
+    elif how == "pytorch_half_pixel" and after == 1:
+        at = 0 * i
+    elif how == "half_pixel_symmetric":
+        at = at + before / 2 * (1 - after / (scale * before))
+    return at
+
+
+def _weights(
+    at: np.ndarray, before: int, mode: str, blur: float, a: float, exclude: bool
+) -> np.ndarray:
+    """What each input cell (columns) gives to each place (rows): by distance, then summing to 1."""
+    reach = int(np.ceil((2 if mode == "cubic" else 1) / blur))
+    cells = np.floor(at)[:, None] + np.arange(1 - reach, reach + 1)
+    d = np.abs(cells - at[:, None]) * blur
     if mode == "linear":
-        taps = {0: 1 - t, 1: t}
+        shares = np.maximum(0, 1 - d)
     else:
-        a = cubic
-        taps = {
-            -1: ((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a,
-            0: ((a + 2) * t - (a + 3)) * t * t + 1,
-            1: ((a + 2) * (1 - t) - (a + 3)) * (1 - t) ** 2 + 1,
-            2: ((a * (2 - t) - 5 * a) * (2 - t) + 8 * a) * (2 - t) - 4 * a,
-        }
-    matrix = np.zeros((after, before))
-    rows = np.arange(after)
-    for offset, weight in taps.items():
-        cells = (base + offset).astype(int)
-        inside = (cells >= 0) & (cells < before)
-        weight = np.where(inside, weight, 0) if exclude else weight
-        np.add.at(matrix, (rows, np.clip(cells, 0, before - 1)), weight)
-    return matrix / matrix.sum(1, keepdims=True) if exclude else matrix
+        far = np.where(d < 2, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a, 0)
+        shares = np.where(d <= 1, ((a + 2) * d - (a + 3)) * d * d + 1, far)
+    if exclude:
+        shares = np.where((cells >= 0) & (cells < before), shares, 0)
+    shares /= shares.sum(1, keepdims=True)
+    matrix = np.zeros((len(at), before))
+    columns = np.clip(cells, 0, before - 1).astype(int)
+    np.add.at(matrix, (np.arange(len(at))[:, None], columns), shares)
+    return matrix

@@ -1,0 +1,9 @@
+"""Compiles explainers: classifier and recipes in, one graph `image, target → scores, maps` out."""
+
+from __future__ import annotations
+
+from onnxcam.explainer.bench import TARGET
+from onnxcam.explainer.program import Form, Program, Stage, compile_program
+from onnxcam.explainer.recipe import Recipe, recipe
+
+__all__ = ["TARGET", "Form", "Program", "Recipe", "Stage", "compile_program", "recipe"]

@@ -1,0 +1,273 @@
+"""The compiled explainer: `image, target → scores, chosen classes, and each recipe's results`.
+
+One graph does everything in one run. What runs over many items (masks, noisy copies, steps, or
+switched-off units that would pass the memory budget) is a stack: the graph is then cut into stages
+(trunk, one body for each stack, finish), and a body is run block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcam.ablate.state import Stuck
+from onnxcam.errors import OpError
+from onnxcam.explainer.bench import TARGET, Bench, Stack, bench
+from onnxcam.explainer.needs import provide
+from onnxcam.explainer.recipe import Recipe
+from onnxcam.graph.cost import peak_bytes
+from onnxcam.graph.early import pick_early
+from onnxcam.graph.emit import Emitter
+from onnxcam.graph.load import Classifier
+from onnxcam.graph.model import Model
+from onnxcam.graph.paths import every_input, reached
+from onnxcam.graph.split import extract
+from onnxcam.methods import METHODS
+
+SCORES, CHOSEN = "onnxcam/scores", "onnxcam/chosen"
+RESULTS = ("raw", "map", "weights", "gap")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a form.
+
+    Attributes:
+        model: its graph.
+        stack: for a body, what it runs over.
+        item_bytes: for a body, the memory that one item of one image takes, about.
+    """
+
+    model: Model
+    stack: Stack | None = None
+    item_bytes: int = 0
+
+
+class Form:
+    """One way to compute a program: the composed graph, and its stages.
+
+    Attributes:
+        outputs: names of what the whole gives, "onnxcam/scores", "onnxcam/0/map", …
+        stacks: what is run block by block; none: the whole is one run.
+        notes: what the user should know.
+    """
+
+    def __init__(self, classifier: Classifier, recipes: Sequence[Recipe], blocks: bool) -> None:
+        """Composes the graph; with `blocks`, units are switched off block by block."""
+        self.classifier = classifier
+        b, self.outputs = _compose(classifier, recipes, blocks)
+        self._graph = b.e.graph.toposort()
+        self.stacks, self.notes = b.stacks, b.notes
+
+    @cached_property
+    def whole(self) -> Model:
+        """One model: image, target → outputs."""
+        return extract(
+            self._graph, [*self._inputs, *self._items], self.outputs, self.classifier.model
+        )
+
+    @cached_property
+    def bytes(self) -> int:
+        """Memory that one image takes in the whole, stacks left out, about."""
+        inside = set().union(*map(self._behind, self._items)) if self.stacks else set()
+        return peak_bytes(self.whole, _made(self.whole) - inside)
+
+    @cached_property
+    def trunk(self) -> Stage:
+        """What comes before the stacks: image, target → what they need, and outputs."""
+        late = self._late
+        wanted = [n for n in self.outputs if n not in late]
+        for stack in self.stacks:
+            wanted += [n for n in self._into(stack) if n not in wanted]
+        wanted += [n for n in self._into_finish if n not in wanted]
+        wanted = [n for n in wanted if n not in self._inputs]
+        return Stage(extract(self._graph, self._inputs, wanted, self.classifier.model))
+
+    @cached_property
+    def bodies(self) -> list[Stage]:
+        """The stacks: what a body needs, items → result."""
+        found = []
+        for stack in self.stacks:
+            given = [*self._into(stack), stack.name]
+            model = extract(self._graph, given, [stack.result], self.classifier.model)
+            inside = self._inside(stack)
+            found.append(Stage(model, stack, peak_bytes(self.whole, inside)))
+        return found
+
+    @cached_property
+    def finish(self) -> Stage | None:
+        """What comes behind the stacks: results … → outputs."""
+        late = [n for n in self.outputs if n in self._late]
+        if not late:
+            return None
+        given = [*self._into_finish, *(s.result for s in self.stacks)]
+        return Stage(extract(self._graph, given, late, self.classifier.model))
+
+    @property
+    def _inputs(self) -> list[str]:
+        return [self.classifier.image.name, TARGET]
+
+    @property
+    def _items(self) -> list[str]:
+        return [s.name for s in self.stacks]
+
+    def _behind(self, name: str) -> set[str]:
+        return reached(self._graph, name, through=every_input)
+
+    def _inside(self, stack: Stack) -> set[str]:
+        return (self._behind(stack.name) - self._behind(stack.result)) | {stack.result}
+
+    @cached_property
+    def _late(self) -> set[str]:
+        return set().union(*(self._behind(s.result) for s in self.stacks))
+
+    def _into(self, stack: Stack) -> list[str]:
+        return _borders(self._graph, self._inside(stack), {stack.name}, stack.result)
+
+    @cached_property
+    def _into_finish(self) -> list[str]:
+        results = {s.result for s in self.stacks}
+        made = [n for n in self.outputs if n in self._late]
+        found: list[str] = []
+        for name in made:
+            found += [
+                n for n in _borders(self._graph, self._late - results, results, name)
+                if n not in found
+            ]  # fmt: skip
+        return found
+
+
+class Program:
+    """What was compiled; its forms are built when they are first asked for.
+
+    Attributes:
+        classifier: what is explained.
+        recipes: how: one result for each.
+        way: "exact" or "literal", where units are switched off.
+    """
+
+    def __init__(self, classifier: Classifier, recipes: Sequence[Recipe], way: str) -> None:
+        self.classifier, self.recipes, self.way = classifier, tuple(recipes), way
+        self._note: tuple[str, ...] = ()
+
+    @cached_property
+    def inline(self) -> Form:
+        """Switched-off units all in one run."""
+        return Form(self.classifier, self.recipes, blocks=False)
+
+    @cached_property
+    def blocked(self) -> Form:
+        """Switched-off units block by block."""
+        return Form(self.classifier, self.recipes, blocks=True)
+
+    @property
+    def drops(self) -> bool:
+        """Whether units are switched off by the exact engine: only then the forms differ."""
+        return self.way == "exact" and any("drop" in r.needed for r in self.recipes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, in sentences."""
+        return (*self._note, *(self.inline.notes if "inline" in self.__dict__ else ()))
+
+
+def compile_program(classifier: Classifier, recipes: Sequence[Recipe]) -> Program:
+    """Builds the explainer of `recipes`, which ask about the same score and as many classes.
+
+    Where the exact engine does not understand the head, the literal way is taken and noted.
+
+    Raises:
+        OpError: an operator has no gradient rule, and a method needs its gradient.
+    """
+    literal = partial(_literal, classifier, recipes)
+    drops = any("drop" in r.needed for r in recipes)
+    if drops and all(r.ablation == "literal" for r in recipes):
+        return literal(())
+    if drops and classifier.batch is not None:
+        note = "the model's batch is fixed, so units are switched off one by one: this takes long"
+        return literal((note,))
+    program = Program(classifier, recipes, "exact")
+    try:
+        program.inline  # noqa: B018  builds it
+    except Stuck as stuck:
+        note = (
+            f"the exact engine does not understand the head ({stuck}); units are switched off in "
+            "copies of the whole head instead, which takes long"
+        )
+        return literal((note,))
+    return program
+
+
+def _literal(classifier: Classifier, recipes: Sequence[Recipe], notes: tuple[str, ...]) -> Program:
+    from dataclasses import replace
+
+    program = Program(classifier, [replace(r, ablation="literal") for r in recipes], "literal")
+    program._note = notes
+    program.inline  # noqa: B018  builds it
+    return program
+
+
+def _compose(
+    classifier: Classifier, recipes: Sequence[Recipe], blocks: bool
+) -> tuple[Bench, list[str]]:
+    graph = classifier.graph()
+    graph.outputs = []
+    e, first = Emitter(graph), recipes[0]
+    logit, probability = classifier.score.logit, classifier.score.probability
+    name = probability if first.score == "probability" and probability else logit
+    layers = {r.layer.tensor for r in recipes if r.layer is not None}
+    exact = any("drop" in r.needed and r.ablation == "exact" for r in recipes)
+    if exact and len(layers) == 1:
+        pick_early(e, next(iter(layers)), name)
+    # The biases of a last convolution that gives the classes are terms of the full gradient.
+    stop = {*layers, *([name] if any("terms" in r.needed for r in recipes) else [])}
+    b = bench(classifier, e, graph.tensors()[name], first.targets, stop, blocks)
+    results = {SCORES: e.cast(b.flat, np.float32), CHOSEN: b.chosen}
+    for number, what in enumerate(recipes):
+        for kind, t in _emitted(b, what).items():
+            results[f"onnxcam/{number}/{kind}"] = t
+    for name, t in results.items():
+        graph.outputs.append(b.named(t, name))
+    return b, list(results)
+
+
+def _emitted(b: Bench, what: Recipe) -> dict[str, gs.Tensor]:
+    try:
+        made = what.method.emit(b.e, provide(b, what), **dict(what.settings))
+    except OpError as error:
+        others = [m.name for m in METHODS.values() if not m.fused and _gradient_free(m.needs)]
+        raise OpError(f"{error}; methods that need no gradient: {', '.join(others)}") from error
+    shown = b.e.Relu(made.raw) if made.map is None else made.map
+    found = {"raw": made.raw, "map": shown, "weights": made.weights, "gap": made.gap}
+    return {kind: t for kind, t in found.items() if t is not None}
+
+
+def _gradient_free(needs: Sequence[str]) -> bool:
+    return set(needs) <= {
+        *("feature", "drop", "blank", "masked", "placed", "image", "occluded", "coverage"),
+        *("sampled",),
+    }
+
+
+def _made(model: Model) -> set[str]:
+    return {t for n in model.proto.graph.node for t in n.output}
+
+
+def _borders(graph: gs.Graph, inside: set[str], given: set[str], sink: str) -> list[str]:
+    """Tensors from outside that the nodes of `inside` on which `sink` depends use."""
+    found: list[str] = []
+    wanted = {sink}
+    for node in reversed(graph.nodes):
+        if not any(t.name in wanted and t.name in inside for t in node.outputs):
+            continue
+        for t in node.inputs:
+            if t.name in inside:
+                wanted.add(t.name)
+            outside = t.name and t.name not in inside | given and not isinstance(t, gs.Constant)
+            if outside and t.name not in found:
+                found.append(t.name)
+    return found

@@ -1,0 +1,48 @@
+"""Fusions: guided backpropagation, seen through the map of any method on a feature map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from onnxcam.graph.emit import Emitter
+from onnxcam.methods.parts import upsampled
+from onnxcam.methods.pixel import RECTIFIERS, largest
+from onnxcam.methods.table import METHODS, Emit, Method, Needs, Result
+
+
+def guided(row: Method) -> Method:
+    """The row of guided backpropagation times the map of another row."""
+    return replace(
+        row,
+        name=f"guided-{row.name}",
+        title=f"Guided {row.title}",
+        needs=(*row.needs, "guided"),
+        options={**row.options, "rectifiers": RECTIFIERS},
+        emit=_times_guided(row),
+        summary=f"Guided Backpropagation times the map of {row.title}",
+        pixels=True,
+        fused=True,
+    )
+
+
+def _times_guided(row: Method) -> Emit:
+    def emit(e: Emitter, needs: Needs, rectifiers: str = "relu", **settings: Any) -> Result:
+        assert needs.guided is not None
+        coarse = row.emit(e, needs, **settings)
+        shown = e.Relu(coarse.raw) if coarse.map is None else coarse.map
+        fine = e.axes("Unsqueeze", upsampled(e, shown, needs.guided.shape[3:]), [2])
+        return largest(e, e.Mul(needs.guided, fine))._replace(weights=coarse.weights)
+
+    emit.__doc__ = f"""Multiplies Guided Backpropagation with the map of {row.title}.
+
+    Selvaraju et al., Grad-CAM, ICCV 2017, section 3.2 (there for Grad-CAM): the map, enlarged to
+    the image's size (bilinear, pixel centres aligned), times the guided gradient of every pixel and
+    channel. What is shown is the maximum over channels of the magnitude.
+
+    * `rectifiers` as for guided-backprop; all other options as for {row.name}.
+    """
+    return emit
+
+
+METHODS.update({m.name: m for m in map(guided, [r for r in METHODS.values() if not r.pixels])})

@@ -1,0 +1,7 @@
+"""Masked, moved and noisy inputs: what is changed, and the scores of all versions, stacked."""
+
+from __future__ import annotations
+
+from onnxcam.perturb import items, stacks
+
+__all__ = ["items", "stacks"]

@@ -1,0 +1,92 @@
+"""Versions of image and feature map, (B, N, …), one for each item of a block."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcam.graph.emit import Emitter
+from onnxcam.graph.feature import FeatureMap
+from onnxcam.graph.normal import Image
+
+T: TypeAlias = gs.Tensor
+
+
+def background(e: Emitter, image: T, info: Image, fill: str) -> T:
+    """What muted pixels become, broadcastable to `image` in float32: zero, or its mean colour."""
+    if fill == "zero":
+        return e.tensor(np.zeros(1, np.float32))
+    axes = [2, 3] if info.layout == "NCHW" else [1, 2]
+    return e.axes("ReduceMean", e.cast(image, np.float32), axes, keepdims=1)
+
+
+def seen_through(e: Emitter, image: T, info: Image, masks: T, ground: T | None = None) -> T:
+    """The image where a mask is 1 and `ground` (default zero) where it is 0, mixed between.
+
+    Args:
+        e: the emitter.
+        image: (N, …) as the model takes it.
+        info: its layout.
+        masks: (B, 1 or N, H, W).
+        ground: as `background` gives it.
+
+    Returns:
+        (B, N, …), in the type of the image.
+    """
+    channel = 2 if info.layout == "NCHW" else 4
+    wide, real = e.axes("Unsqueeze", masks, [channel]), e.cast(image, np.float32)
+    if ground is not None:
+        return e.cast(e.Add(e.Mul(e.Sub(real, ground), wide), ground), info.dtype)
+    return e.cast(e.Mul(real, wide), info.dtype)
+
+
+def unit_masks(e: Emitter, feature: T, units: T, size: tuple[int, int]) -> T:
+    """Each unit brought to the image's size and to 0 … 1, 0 if constant: (B, N, H, W)."""
+    chosen = e.Transpose(e.Gather(feature, units, axis=1), perm=[1, 0, 2, 3])
+    # First to 0 … 1, then larger, would differ: the extremes of the large one count.
+    large = e.Resize(
+        chosen, None, None, list(size), axes=[2, 3], mode="linear",
+        coordinate_transformation_mode="half_pixel",
+    )  # fmt: skip
+    low = e.axes("ReduceMin", large, [2, 3], keepdims=1)
+    span = e.Sub(e.axes("ReduceMax", large, [2, 3], keepdims=1), low)
+    flat = e.Equal(span, 0.0)
+    return e.Where(flat, 0.0, e.Div(e.Sub(large, low), e.Where(flat, 1.0, span)))
+
+
+def placed(e: Emitter, feature: T, layer: FeatureMap, places: T, kernel: str) -> T:
+    """The feature map with all but one place of its grid cleared: (B, N, …), in its own layout.
+
+    `kernel`: "single", or "gaussian" for a 3 × 3 Gaussian around the place (Recipro-CAM).
+    """
+    h, w = layer.grid
+    y, x = np.divmod(np.arange(h * w), w)
+    away = (np.abs(y[:, None] - y[None]), np.abs(x[:, None] - x[None]))
+    near = np.array([1, 0, 0] if kernel == "single" else [0.5, 0.25, 0], np.float32)
+    table = near[np.minimum(away[0], 2)] * near[np.minimum(away[1], 2)]
+    if kernel == "single":
+        table = np.eye(h * w, dtype=np.float32)
+    if layer.layout == "NTC":
+        prefix = np.ones((h * w, layer.prefix), np.float32)  # class tokens stay
+        table = np.concatenate([prefix, table], axis=1)
+        shape = [-1, 1, layer.prefix + h * w, 1]
+    else:
+        shape = [-1, 1, 1, h, w] if layer.layout == "NCHW" else [-1, 1, h, w, 1]
+    masks = e.Reshape(e.Gather(table.astype(feature.dtype), places, axis=0), shape)
+    return e.Mul(e.axes("Unsqueeze", feature, [0]), masks)
+
+
+def along_path(e: Emitter, image: T, ground: T, shares: T) -> T:
+    """ground + share · (image − ground) for every share (B,): (B, N, …)."""
+    column = e.Reshape(shares, [-1, 1, 1, 1, 1])
+    return e.Add(e.Mul(e.Sub(image, ground), column), ground)
+
+
+def noisy(e: Emitter, image: T, draws: T, level: float) -> T:
+    """image + level · (its range of values) · draws (B, …): (B, N, …)."""
+    axes = [1, 2, 3]
+    top = e.axes("ReduceMax", image, axes, keepdims=1)
+    spread = e.Sub(top, e.axes("ReduceMin", image, axes, keepdims=1))
+    return e.Add(e.Mul(e.axes("Unsqueeze", draws, [1]), e.Mul(spread, level)), image)
