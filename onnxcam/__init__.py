@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxcam.api import Explainer, explain, load, split
+    from onnxcam.api import Explainer, explain
     from onnxcam.errors import (
         LayerError,
         ModelError,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TargetError,
     )
     from onnxcam.explanation import Explanation, PictureExplanation
+    from onnxcam.loading import gradient, load, split
 
 __version__ = "0.1.0"
 
@@ -42,11 +43,13 @@ __all__ = [
     "TargetError",
     "__version__",
     "explain",
+    "gradient",
     "load",
     "split",
 ]
 
-_ELSEWHERE = dict.fromkeys(("Explainer", "explain", "load", "split"), "api")
+_ELSEWHERE = dict.fromkeys(("Explainer", "explain"), "api")
+_ELSEWHERE |= dict.fromkeys(("gradient", "load", "split"), "loading")
 _ELSEWHERE |= dict.fromkeys(("Explanation", "PictureExplanation"), "explanation")
 
 

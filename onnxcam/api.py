@@ -1,23 +1,24 @@
-"""The library's front door: `Explainer`, and `explain` and `split` as one-liners."""
+"""The library's front door: `Explainer`, and `explain` as a one-liner."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnx
 
-from onnxcam import graph, labels, runtime
+from onnxcam import labels, runtime
+from onnxcam.batches import check_finite, fitting, notes_on, size_of, views
 from onnxcam.engine import Engine, Progress
-from onnxcam.errors import ModelError, OptionError, PresetError, RuntimeFailure
+from onnxcam.errors import OptionError, PresetError
 from onnxcam.explainer import Program, Recipe, compile_program, recipe
 from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
 from onnxcam.explanation import Explanation, PictureExplanation
-from onnxcam.graph import Classifier, Model
+from onnxcam.graph import Classifier
 from onnxcam.graph.read import MAX_BYTES
 from onnxcam.image import (
     MAX_PIXELS,
@@ -32,37 +33,13 @@ from onnxcam.image import (
     load_preset,
     read_picture,
 )
+from onnxcam.loading import Source, load
+from onnxcam.methods import method_named
 from onnxcam.targets import Target, for_each, one_for_all
 
-Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Classifier"
-
-
-def probe(model: Model, feeds: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
-    """Runs `model` on the CPU with any of its tensors as outputs; how shapes are told at last."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    known = {o.name for o in proto.graph.output}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs if n not in known)
-    session = runtime.Session(proto.SerializeToString(), model.weights, runtime.Device("cpu"))
-    return session.run(feeds, outputs)
-
-
-def load(source: Source, **options: Any) -> Classifier:
-    """A classifier from a path, bytes or message; see `onnxcam.graph.load` for the options."""
-    if isinstance(source, Classifier):
-        return source
-    return graph.load(source, probe=probe, **options)
-
-
-def inputs_of(classifier: Classifier) -> list[tuple[str, str, list[int | str]]]:
-    """Name, type and shape of every input of the model, as its file states them."""
-    found = []
-    for value in classifier.source.proto.graph.input:
-        kind = value.type.tensor_type
-        shape = [d.dim_param or (d.dim_value if d.HasField("dim_value") else "?")
-                 for d in kind.shape.dim]  # fmt: skip
-        found.append((value.name, onnx.TensorProto.DataType.Name(kind.elem_type).lower(), shape))
-    return found
+SMOOTHS = ("none", "pca", "tta", "pca+tta")
+Asked: TypeAlias = tuple[str, str | int | None, tuple[tuple[str, Any], ...]]
+"""A method, a feature map, and the options of the method."""
 
 
 class Explainer:
@@ -111,7 +88,8 @@ class Explainer:
             ablation: "exact", or "literal" for the slow reference.
             units: the units to weigh, or None for all.
             patches_only: on token models, leave class tokens untouched when a unit goes off.
-            smooth: "none", or "pca": the first principal component in place of the sum over units.
+            smooth: "none"; "pca", the first principal component in place of the sum over units;
+                "tta", the mean over six mirrored and rescaled views; or "pca+tta".
             memory: bytes for switched-off copies at once (default: 1 GiB, or half of the free
                 GPU memory).
             threads: CPU threads, 0 for all cores.
@@ -130,19 +108,20 @@ class Explainer:
         self.device = runtime.choose(provider, threads)
         self.path = Path(model) if isinstance(model, str | os.PathLike) else None
         self.max_pixels = max_pixels
-        self._options: dict[str, Any] = {
-            "method": method,
-            "layer": layer,
+        if smooth not in SMOOTHS:
+            raise OptionError(f"smooth is {', '.join(SMOOTHS)}, not {smooth!r}")
+        self._views = "tta" in smooth
+        self._common: dict[str, Any] = {
             "score": score,
             "ablation": ablation,
             "units": units,
             "patches_only": patches_only,
-            "smooth": smooth,
-            "options": options,
+            "smooth": "pca" if "pca" in smooth else "none",
         }
-        self.recipe: Recipe = recipe(self.classifier, **self._options)
+        self._asked: Asked = (method, layer, tuple(sorted(options.items())))
+        self.recipe: Recipe = self._recipe(self.classifier, self._asked, 1)
         self._engine = Engine(self.device, memory)
-        self._programs: dict[tuple[int, tuple[int, int]], Program] = {}
+        self._programs: dict[Hashable, Program] = {}
         self._class_names = list(class_names) if class_names is not None else None
         if self._class_names is not None and len(self._class_names) != self.classifier.classes:
             raise OptionError(
@@ -178,21 +157,52 @@ class Explainer:
             ModelError: the array does not fit, or the model gives NaN or infinity.
             RuntimeFailure: the run failed.
         """
-        batch = self._fitting(images)
+        batch = fitting(self.classifier.image, images)
         wanted = for_each(target, self.labels, self.classifier.classes, len(batch))
-        return self._run(batch, wanted, progress)
+        return self._run(batch, wanted, progress)[0]
 
-    def _run(self, batch: np.ndarray, wanted: np.ndarray, progress: Progress | None) -> Explanation:
-        program = self.program(wanted.shape[-1] if wanted.ndim > 1 else 1, batch)
+    def _run(
+        self,
+        batch: np.ndarray,
+        wanted: np.ndarray,
+        progress: Progress | None,
+        asked: Sequence[Asked] = (),
+    ) -> list[Explanation]:
+        """One explanation for each of `asked`; none: for the explainer's own method."""
+        run = self._averaged if self._views else self._once
+        return run(batch, wanted, progress, asked or [self._asked])
+
+    def _once(
+        self,
+        batch: np.ndarray,
+        wanted: np.ndarray,
+        progress: Progress | None,
+        asked: Sequence[Asked],
+    ) -> list[Explanation]:
+        targets = wanted.shape[-1] if wanted.ndim > 1 else 1
+        program = self._program(targets, size_of(batch, self.classifier.image.layout), asked)
         rows = wanted.reshape(len(batch), -1)
         found = self._engine.run(program, batch, rows, progress)
+        explained = []
+        for number, what in enumerate(program.recipes):
+            kinds = {kind: found.get(f"onnxcam/{number}/{kind}") for kind in RESULTS}
+            explained.append(self._explained(program, what, found, kinds, wanted.shape))
+        return explained
+
+    def _explained(
+        self,
+        program: Program,
+        what: Recipe,
+        found: Mapping[str, np.ndarray],
+        kinds: Mapping[str, Any],
+        shape: tuple[int, ...],
+    ) -> Explanation:
         scores, chosen = found[SCORES], found[CHOSEN]
-        kinds: dict[str, Any] = {kind: found.get(f"onnxcam/0/{kind}") for kind in RESULTS}
-        self._finite(scores, kinds["raw"])
-        shape = wanted.shape
-        what = program.recipes[0]
-        shaped: dict[str, Any] = {k: None if v is None else v.reshape(*shape, *v.shape[2:])
-                  for k, v in kinds.items()}  # fmt: skip
+        check_finite(scores, kinds["raw"])
+        shaped: dict[str, Any] = {
+            kind: None if array is None else array.reshape(*shape, *array.shape[2:])
+            for kind, array in kinds.items()
+        }
         return Explanation(
             scores=scores,
             target=chosen.reshape(shape),
@@ -202,11 +212,34 @@ class Explainer:
             score=what.score,
             provider=self.device.provider,
             labels=self.labels,
-            notes=(*program.notes, *self._score_notes(scores, chosen)),
+            notes=(*program.notes, *notes_on(what, scores, chosen, kinds["gap"])),
             model=self.classifier.name,
             title=what.method.title,
             options=dict(what.settings),
         )
+
+    def _averaged(
+        self,
+        batch: np.ndarray,
+        wanted: np.ndarray,
+        progress: Progress | None,
+        asked: Sequence[Asked],
+    ) -> list[Explanation]:
+        """The means of the maps over mirrored and rescaled views, all about the same classes."""
+        whole: list[Explanation] = []
+        for number, (view, mirrored) in enumerate(views(batch, self.classifier.image.layout)):
+            found = self._once(view, whole[0].target if whole else wanted, progress, asked)
+            for i, one in enumerate(found):
+                if not number:
+                    whole.append(one)
+                    continue
+                raw, shown = (np.flip(m, -1) if mirrored else m for m in (one.raw, one.map))
+                whole[i] = replace(
+                    whole[i],
+                    raw=whole[i].raw + (raw - whole[i].raw) / (number + 1),
+                    map=whole[i].map + (shown - whole[i].map) / (number + 1),
+                )
+        return whole
 
     def explain(
         self, picture: Any, target: Target = None, progress: Progress | None = None
@@ -221,6 +254,47 @@ class Explainer:
         Raises:
             OnnxcamError: the picture, the class or the preprocessing is not usable.
         """
+        return self._pictured(picture, target, progress, [self._asked])[0]
+
+    def compare(
+        self,
+        picture: Any,
+        methods: Sequence[str],
+        target: Target = None,
+        layers: Sequence[str | int | None] = (None,),
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> list[PictureExplanation]:
+        """Explains the decision on one picture by several methods, which share their work.
+
+        Args:
+            picture, target, progress: as for `explain`.
+            methods: names of the method table.
+            layers: feature maps; each method that works on one is asked about all of them.
+            options: options of methods; each goes to the methods that have it.
+
+        Returns:
+            An explanation for each method, and for each of its feature maps.
+
+        Raises:
+            OnnxcamError: as for `explain`; an option that none of the methods has.
+        """
+        rows = [method_named(name) for name in methods]
+        for key in options:
+            if not any(key in row.options for row in rows):
+                raise OptionError(
+                    f"none of {', '.join(r.name for r in rows)} has an option {key!r}"
+                )
+        asked: list[Asked] = []
+        for row in rows:
+            own = tuple(sorted((k, v) for k, v in options.items() if k in row.options))
+            for layer in layers if row.on_layer else (None,):
+                asked.append((row.name, layer, own))
+        return self._pictured(picture, target, progress, list(dict.fromkeys(asked)))
+
+    def _pictured(
+        self, picture: Any, target: Target, progress: Progress | None, asked: Sequence[Asked]
+    ) -> list[PictureExplanation]:
         taken = (
             picture
             if isinstance(picture, Picture)
@@ -228,15 +302,17 @@ class Explainer:
         )
         preset, reason = self.preset_for([taken])
         one = one_for_all(target, self.labels, self.classifier.classes)
-        found = self._run(self._fitting(preset.tensor(taken)), one[None], progress)
-        fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
-        return PictureExplanation(
-            **fields,
-            picture=taken,
-            geometry=preset.geometry(taken.width, taken.height),
-            preset=preset,
-            preset_reason=reason,
-        )
+        batch = fitting(self.classifier.image, preset.tensor(taken))
+        return [
+            PictureExplanation(
+                **{name: getattr(found, name) for name in found.__dataclass_fields__},
+                picture=taken,
+                geometry=preset.geometry(taken.width, taken.height),
+                preset=preset,
+                preset_reason=reason,
+            )
+            for found in self._run(batch, one[None], progress, asked)
+        ]
 
     @property
     def preset(self) -> Preset | None:
@@ -282,7 +358,7 @@ class Explainer:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Class probabilities (N, classes): after softmax, or sigmoid where the model says so."""
         classifier, name = self.classifier, self.classifier.image.name
-        size = _size(images, classifier.image.layout)
+        size = size_of(images, classifier.image.layout)
         resized = classifier.resized(size) if classifier.image.free else classifier
         session = self._engine.session(("plain", size), resized.model)
         step = classifier.batch or len(images)
@@ -295,17 +371,24 @@ class Explainer:
         out = np.exp(out - out.max(axis=1, keepdims=True))
         return np.asarray(out / out.sum(axis=1, keepdims=True))
 
-    def program(self, targets: int = 1, images: np.ndarray | None = None) -> Program:
-        """The compiled explainer for `targets` classes an image, made once for each size."""
-        size = self.classifier.image.size
-        if images is not None:
-            size = _size(images, self.classifier.image.layout)
-        key = (targets, size)
+    def program(self, targets: int = 1) -> Program:
+        """The compiled explainer for `targets` classes an image."""
+        return self._program(targets, self.classifier.image.size, [self._asked])
+
+    def _program(self, targets: int, size: tuple[int, int], asked: Sequence[Asked]) -> Program:
+        """The program for images of a size, made once."""
+        key = (targets, size, tuple(asked))
         if key not in self._programs:
             classifier = self.classifier.resized(size)
-            what = recipe(classifier, targets=targets, **self._options)
-            self._programs.setdefault(key, compile_program(classifier, [what]))
+            recipes = [self._recipe(classifier, one, targets) for one in asked]
+            self._programs.setdefault(key, compile_program(classifier, recipes))
         return self._programs[key]
+
+    def _recipe(self, classifier: Classifier, asked: Asked, targets: int) -> Recipe:
+        method, layer, settings = asked
+        return recipe(
+            classifier, method, layer, targets=targets, options=dict(settings), **self._common
+        )
 
     def _stated_preset(self, preset: Any) -> tuple[Preset | None, str]:
         if isinstance(preset, Mapping):
@@ -324,95 +407,9 @@ class Explainer:
             reason += f", with {', '.join(self._preset_fields)} as given"
         return self._fitted(found), reason
 
-    def _fitting(self, images: Any) -> np.ndarray:
-        image = self.classifier.image
-        try:
-            batch = np.asarray(images)
-        except ValueError:
-            raise ModelError(
-                f"the model takes images of shape {image.shape()}, and rows of different lengths "
-                "were given"
-            ) from None
-        if batch.ndim == 3:
-            batch = batch[None]
-        expected = [n for n in image.shape()][1:]
-        free = {1, 2} if image.layout == "NHWC" else {2, 3}
-        fits = (
-            batch.ndim == 4
-            and len(batch) > 0
-            and all(
-                got == want or (image.free and axis in free and got > 0)
-                for axis, (got, want) in enumerate(zip(batch.shape[1:], expected, strict=False), 1)
-            )
-        )
-        if not fits:
-            shown = [str(n) for n in expected]
-            if image.free:
-                shown = [
-                    {1: "H", 2: "W"}.get(i - min(free) + 1, n) if i in free else n
-                    for i, n in enumerate(shown, 1)
-                ]
-            raise ModelError(
-                f"the model takes images of shape (N, {', '.join(shown)}) "
-                f"[{image.layout}, {image.dtype}], not {np.shape(images)}; "
-                "explain(picture) reads and fits any picture"
-            )
-        if batch.dtype != image.dtype:
-            floats = np.issubdtype(batch.dtype, np.floating) and np.issubdtype(
-                image.dtype, np.floating
-            )
-            if not floats and not np.can_cast(batch.dtype, image.dtype):
-                raise ModelError(f"the model takes {image.dtype} images, not {batch.dtype}")
-            batch = batch.astype(image.dtype)
-        return np.ascontiguousarray(batch)
-
-    def _finite(self, scores: np.ndarray, raw: np.ndarray) -> None:
-        if not np.isfinite(scores).all():
-            raise RuntimeFailure(
-                "the model gives NaN or infinity as a score for this image; check the "
-                "preprocessing ('onnxcam inspect --image' shows what each preset would predict)"
-            )
-        if not np.isfinite(raw).all():
-            raise RuntimeFailure(
-                "the scores of switched-off units are NaN or infinite, so there is no map; "
-                "another --layer may do"
-            )
-
-    def _score_notes(self, scores: np.ndarray, chosen: np.ndarray) -> list[str]:
-        if dict(self.recipe.settings).get("weight") == "slope":
-            return []
-        values = scores[np.arange(len(scores))[:, None], chosen]
-        if (values >= 1e-30).all():
-            return []
-        notes = []
-        for value in np.unique(values):
-            if abs(value) < 1e-30:
-                notes.append(
-                    "a score is 0: its weights are the drops themselves, not divided by it"
-                )
-            elif value < 0:
-                notes.append(
-                    f"the score {value:.4g} is negative: dividing by it turns the signs of the "
-                    "weights around, as the paper's formula says"
-                )
-        return notes
-
-
-def _size(images: np.ndarray, layout: str) -> tuple[int, int]:
-    h, w = images.shape[2:4] if layout == "NCHW" else images.shape[1:3]
-    return int(h), int(w)
-
 
 def explain(
     model: Source, picture: Any, target: Target = None, **options: Any
 ) -> PictureExplanation:
     """Explains the decision of `model` on `picture`; options as for `Explainer`."""
     return Explainer(model, **options).explain(picture, target)
-
-
-def split(
-    model: Source, layer: str | int | None = None, **options: Any
-) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Features and head of a classifier as complete ONNX models; options as for `onnxcam.load`."""
-    features, head = graph.split(load(model, **options), layer)
-    return features.complete(), head.complete()

@@ -69,7 +69,7 @@ def inspect(model: str, image: str | None, everything: bool, as_json: bool, **gi
 
 
 def _print_facts(explainer: Explainer) -> None:
-    from onnxcam.api import inputs_of
+    from onnxcam.loading import inputs_of
 
     classifier = explainer.classifier
     proto, image, score = classifier.source.proto, classifier.image, classifier.score
@@ -145,7 +145,7 @@ def _print_choice(
 def _document(
     model: str, explainer: Explainer, choice: Choice | None, stated: tuple[str, int, float] | None
 ) -> dict[str, Any]:
-    from onnxcam.api import inputs_of
+    from onnxcam.loading import inputs_of
 
     classifier = explainer.classifier
     proto, image, score = classifier.source.proto, classifier.image, classifier.score

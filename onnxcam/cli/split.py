@@ -38,7 +38,7 @@ def split(model: str, features: str, head: str, force: bool, as_json: bool, **gi
       onnxcam split model.onnx features.onnx head.onnx --layer -3
     """
     from onnxcam import graph
-    from onnxcam.api import load
+    from onnxcam.loading import load
 
     if Path(features).absolute() == Path(head).absolute():
         raise click.UsageError("FEATURES and HEAD are the same file")

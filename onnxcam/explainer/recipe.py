@@ -78,7 +78,7 @@ def recipe(
     for name, value, allowed in (*checks, ("smooth", smooth, SMOOTHS)):
         if value not in allowed:
             raise OptionError(f"{name} is {' or '.join(allowed)}, not {value!r}")
-    found = classifier.layer(layer) if not row.pixels or row.fused else None
+    found = classifier.layer(layer) if row.on_layer else None
     if found is None and layer is not None:
         raise OptionError(f"{row.name} works on pixels, not on a feature map: leave out --layer")
     if score == "probability" and classifier.score.probability is None:

@@ -91,6 +91,7 @@ def load(
     size: tuple[int, int] | None = None,
     probe: Probe | None = None,
     max_bytes: int = MAX_BYTES,
+    every_output: bool = False,
 ) -> Classifier:
     """Loads a classifier into the normal form.
 
@@ -102,6 +103,8 @@ def load(
         size: height and width to analyse a model with free image size at.
         probe: runs a model, for operators whose shapes onnx cannot infer.
         max_bytes: largest file accepted; a higher one than the default holds for tensors, too.
+        every_output: keep the other outputs of the model, too, as far as they are tensors made by
+            standard operators; the score stays the first one.
 
     Raises:
         ModelError: what was met, at which node, and what to do.
@@ -114,7 +117,9 @@ def load(
     score = _rename(graph, find_score(graph, output))
     if score.stripped:
         notes.append(f"left out behind the score: {', '.join(score.stripped)}")
-    _cut(graph, [score.probability or score.logit])
+    first = score.probability or score.logit
+    others = [t.name for t in graph.outputs if t.name != first and _plain(t)]
+    _cut(graph, [first, *(others if every_output else [])])
     model, info, batch = normalised(raised(_checked(graph, read), notes), size, probe, notes)
     graph = to_graph(model)
     if show_floats(graph, info.name, score.logit):
@@ -149,6 +154,7 @@ def load(
             "inputs": inputs,
             "probe": probe,
             "max_bytes": max_bytes,
+            "every_output": every_output,
         },
     )
 
@@ -262,6 +268,20 @@ def _bind(graph: gs.Graph, image: str | None, values: Mapping[str, Any], notes: 
 
 def _dims(tensor: gs.Tensor) -> str:
     return "of unknown rank" if tensor.shape is None else f"({', '.join(map(str, tensor.shape))})"
+
+
+def _plain(output: gs.Tensor) -> bool:
+    """Whether an output is a tensor that standard operators make."""
+    seen: set[int] = set()
+    todo = list(output.inputs)
+    while todo:
+        node = todo.pop()
+        if node.domain not in (None, "", "ai.onnx") or node.op == "ZipMap":
+            return False
+        if id(node) not in seen:
+            seen.add(id(node))
+            todo += [n for t in node.inputs for n in t.inputs]
+    return True
 
 
 def _cut(graph: gs.Graph, outputs: list[str]) -> None:

@@ -6,7 +6,6 @@ its needs and options in its row; explainer, command line and documentation read
 
 from __future__ import annotations
 
-# The order of the imports is that of the table.
 from onnxcam.methods import ablation, eigen, fusion, gradient, perturbed, pixel
 from onnxcam.methods.table import METHODS, Method, Needs, Number, Result, method_named
 
@@ -24,3 +23,5 @@ __all__ = [
     "perturbed",
     "pixel",
 ]
+
+fusion.register()

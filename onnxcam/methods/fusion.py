@@ -45,4 +45,7 @@ def _times_guided(row: Method) -> Emit:
     return emit
 
 
-METHODS.update({m.name: m for m in map(guided, [r for r in METHODS.values() if not r.pixels])})
+def register() -> None:
+    """Adds a fusion for every row of a method on a feature map; called when all are there."""
+    rows = [row for row in METHODS.values() if not row.pixels]
+    METHODS.update({row.name: row for row in map(guided, rows)})

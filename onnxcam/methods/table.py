@@ -77,6 +77,11 @@ class Method:
     smooths: bool = False
     fused: bool = False
 
+    @property
+    def on_layer(self) -> bool:
+        """Whether the method works on a feature map."""
+        return not self.pixels or self.fused
+
     def needed(self, settings: Mapping[str, Any]) -> set[str]:
         """What must be provided under these settings."""
         return {*self.needs, *(self.extra[s] for s in settings.items() if s in self.extra)}

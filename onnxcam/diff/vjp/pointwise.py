@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxcam.diff.vjp.table import Answer, vjp
@@ -30,6 +31,14 @@ def dropout(
     if not any(t is None or t == 0.0 for t in (_number(training), _number(ratio))):
         raise OpError("Dropout in training mode has no gradient that could be repeated")
     return [g, None, None]
+
+
+def _number(value: T | float | None) -> float | None:
+    """The one number of an attribute or constant; not a number where it is computed."""
+    if not isinstance(value, gs.Tensor):
+        return value
+    array = array_of(value)
+    return math.nan if array is None else float(array.item())
 
 
 @vjp("Cast")

@@ -18,7 +18,7 @@ Axes = T | Sequence[int] | None
 
 def _kept(e: Emitter, x: T, axes: Axes, noop: int, *ts: T) -> tuple[list[int], list[T]]:
     """The axes reduced, and tensors of the result's shape with these axes kept as 1."""
-    given = ints(axes)  # type: ignore[arg-type]
+    given = ints(axes)
     rank = len(known(x))
     if not given:
         given = [] if noop else list(range(rank))

@@ -242,18 +242,16 @@ def _factors(
 def _places(i: np.ndarray, before: int, scale: Any, how: str, ends: list[float]) -> np.ndarray:
     """Where in the input the centres of the output cells `i` lie, counted in cells."""
     after = len(i)
-    at: np.ndarray = (i + 0.5) / scale - 0.5
+    if how == "asymmetric":
+        return np.asarray(i / scale)
     if how in ("align_corners", "tf_crop_and_resize"):
         start, end = (n * (before - 1) for n in ends)
         single = start if how == "align_corners" else (start + end) / 2
-        at = i * (end - start) / (after - 1) + start if after > 1 else i + single
-    elif how == "asymmetric":
-        at = i / scale
-    elif how == "pytorch_half_pixel" and after == 1:
-        at = 0 * i
-    elif how == "half_pixel_symmetric":
-        at = at + before / 2 * (1 - after / (scale * before))
-    return at
+        return np.asarray(i * (end - start) / (after - 1) + start if after > 1 else i + single)
+    at = (i + 0.5) / scale
+    if how == "half_pixel_symmetric":
+        at = before / 2 * (1 - after / (scale * before)) + at
+    return np.asarray(0 * at if how == "pytorch_half_pixel" and after == 1 else at - 0.5)
 
 
 def _weights(
