@@ -113,7 +113,10 @@ def _curvature(b: Bench, what: Recipe) -> T | None:
     def make() -> T | None:
         b.annotated()
         each = [
-            None if g is None else gradients(b.e, g, wrt, [wrt], notes=b.notes)[0] for g in slopes
+            None
+            if g is None
+            else gradients(b.e, g, wrt, [wrt], notes=b.notes, but=b.chosen.name)[0]
+            for g in slopes
         ]
         if all(h is None for h in each):
             return None
@@ -156,7 +159,7 @@ def _derivatives(b: Bench, what: Recipe) -> tuple[T | None, T | None]:
                     one = e.Expand(e.tensor(np.ones(1, wrt.dtype)), e.Shape(slope))
                     one.shape, one.dtype = slope.shape, slope.dtype
                     b.annotated()
-                    (line,) = gradients(e, slope, one, [rows], notes=b.notes)
+                    (line,) = gradients(e, slope, one, [rows], notes=b.notes, but=b.chosen.name)
                 value = None if line is None else along(line)
                 zero = e.Mul(along(rows), 0.0)
                 orders.append(e.axes("Unsqueeze", zero if value is None else value, [1]))
