@@ -68,7 +68,7 @@ def gradient(
         of: name of the tensor differentiated; None for the class scores before a final softmax or
             sigmoid.
         wrt: what to differentiate for: tensors by name, by node, or by position among the feature
-            maps (-1); none: the image.
+            maps (-1), or weights by name; none: the image.
         variant: "standard", "guided", "deconv", or "guided-all", "deconv-all".
         cotangent: an input `cotangent` in the shape of `of` takes the place of `target`.
         options: as for `onnxcam.load`.
@@ -89,6 +89,6 @@ def gradient(
 
 
 def tensor_named(classifier: Classifier, what: str | int) -> str:
-    """The name of the image or of any tensor behind it that `what` names."""
-    image = classifier.image.name
-    return image if what == image else classifier.tensor(what)
+    """The name of the image, a weight, or any tensor between image and score."""
+    held = {classifier.image.name, *(t.name for t in classifier.model.proto.graph.initializer)}
+    return str(what) if what in held else classifier.tensor(what)

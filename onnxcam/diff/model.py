@@ -31,7 +31,8 @@ def gradient_model(
     Args:
         classifier: what is differentiated.
         of: the tensor differentiated, by name; None for the class scores before a softmax.
-        wrt: names of the tensors differentiated for; none: the image.
+        wrt: names of the tensors differentiated for, weights among them (their gradients are
+            summed over the batch); none: the image.
         variant: "standard", or "guided", "deconv", … (see `onnxcam.diff.VARIANTS`).
         cotangent: in place of `target` an input in the shape of `of`; the gradients are those of
             Σ cotangent · of.
@@ -69,7 +70,9 @@ def gradient_model(
         column = e.Reshape(target, [-1, 1])
         column.shape = [rows, 1]
         start = len(graph.nodes)
-        score = narrow(e, score, column, 1, stop=set(names))
+        # A weight is differentiated for where it stands, not in the copy for one class.
+        weights = any(isinstance(t, gs.Constant) for t in sources)
+        score = narrow(e, score, column, 1, stop={*names, *([score.name] if weights else [])})
         annotate(graph.nodes[start:], graph.opset)
         score.shape = [rows, 1]
         given = e.Expand(e.tensor(np.ones((1, 1), score.dtype)), e.Shape(score))

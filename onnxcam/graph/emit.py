@@ -87,7 +87,8 @@ class Emitter:
             folded = fold(op, arrays, attributes)
             if folded is not None:
                 return [constant(self.name(op), folded)]
-        dtype = _RESULT.get(op, like)
+        first = inputs[1:] if op == "Where" else inputs
+        dtype = _RESULT.get(op, next((t.dtype for t in first if t.name), like))
         if op == "Cast":
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(attributes["to"]))
         results = [gs.Variable(self.name(op), dtype) for _ in range(outputs)]
