@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxcam.api import Explainer, explain
+    from onnxcam.comparison import Comparison
     from onnxcam.errors import (
         LayerError,
         ModelError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Explainer",
     "Explanation",
     "LayerError",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = dict.fromkeys(("Explainer", "explain"), "api")
+_ELSEWHERE |= {"Comparison": "comparison"}
 _ELSEWHERE |= dict.fromkeys(("gradient", "load", "split"), "loading")
 _ELSEWHERE |= dict.fromkeys(("Explanation", "PictureExplanation"), "explanation")
 

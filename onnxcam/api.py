@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxcam import labels, runtime
 from onnxcam.batches import check_finite, fitting, notes_on, size_of, views
+from onnxcam.comparison import Comparison
 from onnxcam.engine import Engine, Progress
 from onnxcam.errors import OptionError, PresetError
 from onnxcam.explainer import Program, Recipe, compile_program, recipe
@@ -264,7 +265,7 @@ class Explainer:
         layers: Sequence[str | int | None] = (None,),
         progress: Progress | None = None,
         **options: Any,
-    ) -> list[PictureExplanation]:
+    ) -> Comparison:
         """Explains the decision on one picture by several methods, which share their work.
 
         Args:
@@ -290,7 +291,8 @@ class Explainer:
             own = tuple(sorted((k, v) for k, v in options.items() if k in row.options))
             for layer in layers if row.on_layer else (None,):
                 asked.append((row.name, layer, own))
-        return self._pictured(picture, target, progress, list(dict.fromkeys(asked)))
+        found = self._pictured(picture, target, progress, list(dict.fromkeys(asked)))
+        return Comparison(tuple(found))
 
     def _pictured(
         self, picture: Any, target: Target, progress: Progress | None, asked: Sequence[Asked]

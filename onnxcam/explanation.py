@@ -21,6 +21,7 @@ from onnxcam.image import (
     Preset,
     figure,
     lay_on,
+    most_seen,
     normalise,
     overlay,
     save_image,
@@ -29,6 +30,8 @@ from onnxcam.image import (
 
 RAW = (".npz", ".npy")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+BRIGHTEST = 0.995
+"""Of a map of single pixels, the share whose values are told apart when it is drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,8 @@ class Explanation:
         notes: what the user should know, in sentences.
         model: name of the model.
         options: options of the method, all of them.
+        smooth: "none", "pca", "tta" or "pca+tta", see `Explainer`.
+        pixels: the map is of pixels, not of the grid of a feature map.
     """
 
     scores: np.ndarray
@@ -67,6 +72,8 @@ class Explanation:
     model: str = "model"
     title: str = field(default="", repr=False)
     options: dict[str, Any] = field(default_factory=dict)
+    smooth: str = "none"
+    pixels: bool = False
 
     @property
     def target_score(self) -> np.ndarray:
@@ -82,16 +89,20 @@ class Explanation:
     def facts(self) -> dict[str, Any]:
         """What a machine wants to read: settings, classes and scores, without the arrays."""
         targets = [int(t) for t in self.target.reshape(-1)]
+        gaps: list[dict[str, float]] = [{}] * len(targets)
+        if self.gap is not None:
+            gaps = [{"gap": float(gap)} for gap in self.gap.reshape(-1)]
         return {
             "model": self.model,
             "method": self.method,
             "options": self.options,
+            "smooth": self.smooth,
             "layer": self.layer,
             "score_kind": self.score,
             "provider": self.provider,
             "targets": [
-                {"index": t, "label": self.label(t), "score": float(s)}
-                for t, s in zip(targets, self.target_score.reshape(-1), strict=True)
+                {"index": t, "label": self.label(t), "score": float(s), **gap}
+                for t, s, gap in zip(targets, self.target_score.reshape(-1), gaps, strict=True)
             ],
             "map_shape": list(self.map.shape),
             "notes": list(self.notes),
@@ -158,18 +169,24 @@ class PictureExplanation(Explanation):
         return self.heat(0)
 
     def heat(self, index: int = 0) -> np.ndarray:
-        """The heat map, (H, W), of the `index`-th class asked about."""
-        laid = lay_on(self.of(index), self.geometry, self.picture.width, self.picture.height)
-        return normalise(laid)
+        """The heat map, (H, W), of the `index`-th class asked about, from 0 to 1.
+
+        In maps of pixels few stand out far above all others: the brightest 0.5 % count as 1.
+        """
+        shown = self.of(index)
+        if self.raw.ndim > self.map.ndim:  # a value for each channel: a map of single pixels
+            shown = np.minimum(shown, np.quantile(shown, BRIGHTEST))
+        return normalise(lay_on(shown, self.geometry, self.picture.width, self.picture.height))
 
     @property
-    def _seen(self) -> np.ndarray:
+    def seen(self) -> np.ndarray:
+        """(H, W): which pixels of the picture the model saw."""
         return seen(self.geometry, self.picture.width, self.picture.height)
 
     def overlay(self, index: int = 0, colormap: str | None = None, alpha: float = 0.5) -> Any:
         """The heat map over the picture, as a PIL image; what the model never saw is faded."""
         return overlay(
-            self.picture, self.heat(index), colormap=colormap, alpha=alpha, seen=self._seen
+            self.picture, self.heat(index), colormap=colormap, alpha=alpha, seen=self.seen
         )
 
     def figure(self, index: int = 0, colormap: str | None = None, alpha: float = 0.5) -> Any:
@@ -187,7 +204,7 @@ class PictureExplanation(Explanation):
             lines,
             colormap=colormap,
             alpha=alpha,
-            seen=self._seen,
+            seen=self.seen,
         )
 
     def facts(self) -> dict[str, Any]:

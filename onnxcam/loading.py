@@ -81,11 +81,23 @@ def gradient(
         ModelError: the model is not usable, or has no such tensor.
         OpError: an operator on the way has no gradient rule.
     """
+    return differentiated(model, of, wrt, variant, cotangent=cotangent, **options).complete()
+
+
+def differentiated(
+    model: Source,
+    of: str | None = None,
+    wrt: Sequence[str | int] | str = (),
+    variant: str = "standard",
+    *,
+    cotangent: bool = False,
+    **options: Any,
+) -> Model:
+    """As `gradient`, with the weights beside the graph, for models of any size."""
     classifier = load(model, every_output=True, **options)
     names = [wrt] if isinstance(wrt, str | int) else list(wrt)
-    return gradient_model(
-        classifier, of, [tensor_named(classifier, n) for n in names], variant, cotangent
-    ).complete()
+    wanted = [tensor_named(classifier, name) for name in names]
+    return gradient_model(classifier, of, wanted, variant, cotangent)
 
 
 def tensor_named(classifier: Classifier, what: str | int) -> str:

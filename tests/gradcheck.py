@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from models import rng, session
 from onnx.reference import ReferenceEvaluator
 
+from models import rng, session
 from onnxcam.diff import gradients
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import Model
@@ -37,6 +37,7 @@ class Spec:
     runtime: bool = True
     batch: bool | tuple[int, ...] = False
     evaluator: bool = True
+    step: float = 1e-6
 
     @property
     def id(self) -> str:
@@ -57,8 +58,12 @@ def node_model(
     outputs: int = 1,
     domain: str = "",
     opset: int = 21,
+    constant: Sequence[int] = (),
 ) -> onnx.ModelProto:
-    """A model of one node. Arrays of floats become inputs x0, x1, …; all others initializers."""
+    """A model of one node. Arrays of floats become inputs x0, x1, …; all others initializers.
+
+    `constant`: positions of arrays of floats that become initializers nevertheless.
+    """
     names = ["" if a is None else f"x{i}" for i, a in enumerate(inputs)]
     outs = [f"y{i}" for i in range(outputs)]
     node = onnx.helper.make_node(op, names, outs, name="it", domain=domain, **(attributes or {}))
@@ -67,7 +72,7 @@ def node_model(
     for name, array in zip(names, inputs, strict=True):
         if array is None:
             continue
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" and int(name[1:]) not in constant:
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
         else:
@@ -84,10 +89,16 @@ def gradient_model(
     output: int = 0,
     variant: str = "standard",
     constant: Sequence[str] = (),
+    cotangent_name: str = "cotangent",
+    whole: bool = True,
 ) -> onnx.ModelProto:
     """The gradients of output `output` for every float input: inputs and `cotangent` in.
 
-    `shapes`: of inputs as the rules should see them, e.g. {"x0": ["N", 3]} for a free batch.
+    Args:
+        shapes: of inputs as the rules should see them, e.g. {"x0": ["N", 3]} for a free batch.
+        constant: the inputs that are not differentiated.
+        cotangent_name: another name for the input that is added.
+        whole: every input must have a gradient; else those without one are left out.
     """
     graph = gs.import_onnx(proto)
     for t in graph.inputs:
@@ -95,19 +106,20 @@ def gradient_model(
     annotate(graph.nodes, graph.opset)
     e = Emitter(graph)
     y = graph.outputs[output]
-    cotangent = gs.Variable("cotangent", y.dtype, y.shape)
+    cotangent = gs.Variable(cotangent_name, y.dtype, y.shape)
     wrt = [t for t in graph.inputs if t.name not in constant]
     found = gradients(e, y, cotangent, wrt, variant)
     inputs = [t.name for t in graph.inputs]
     graph.inputs.append(cotangent)
     graph.outputs = []
+    names = []
     for t, g in zip(wrt, found, strict=True):
-        assert g is not None, f"no gradient for {t.name}"
-        result = gs.Variable(f"d_{t.name}", g.dtype)
-        graph.nodes.append(gs.Node("Identity", "", {}, [g], [result]))
+        assert g is not None or not whole, f"no gradient for {t.name}"
+        if g is not None:
+            names.append(f"d_{cotangent_name}_{t.name}")
+            graph.nodes.append(gs.Node("Identity", "", {}, [g], [gs.Variable(names[-1], g.dtype)]))
     graph.toposort()
-    names = [f"d_{t.name}" for t in wrt]
-    return extract(graph, [*inputs, "cotangent"], names, Model(proto)).complete()
+    return extract(graph, [*inputs, cotangent_name], names, Model(proto)).complete()
 
 
 def differences(
@@ -144,6 +156,7 @@ def check(
     runtime: bool = True,
     batch: bool | tuple[int, ...] = False,
     evaluator: bool = True,
+    step: float = 1e-6,
 ) -> None:
     """Compares the gradients of one operator for all its float inputs with central differences.
 
@@ -158,21 +171,16 @@ def check(
             inputs at these positions.
         evaluator: False runs model and gradient in ONNX Runtime alone, in float32 with large
             steps: for (piecewise) linear operators that the evaluator gets wrong.
+        step: of the differences; larger where the evaluator computes in float32 inside.
     """
-    proto = node_model(op, inputs, attributes, outputs, domain, opset)
-    for i in constant:  # keep as initializer
-        array = inputs[i]
-        assert array is not None
-        kept = [t for t in proto.graph.input if t.name != f"x{i}"]
-        del proto.graph.input[:]
-        proto.graph.input.extend(kept)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, f"x{i}"))
+    proto = node_model(op, inputs, attributes, outputs, domain, opset, constant)
     names = [t.name for t in proto.graph.input]
     arrays = [np.asarray(inputs[int(n[1:])]) for n in names]
     if not evaluator:
         proto, arrays = in_float32(proto), [a.astype(np.float32) for a in arrays]
     start = ReferenceEvaluator if evaluator else session
-    step, tolerance = (1e-6, tolerance) if evaluator else (0.25, max(tolerance, 1e-5))
+    if not evaluator:
+        step, tolerance = 0.25, max(tolerance, 1e-5)
     forward = start(proto)
 
     def f(values: list[np.ndarray]) -> np.ndarray:
@@ -214,3 +222,35 @@ def in_float32(proto: onnx.ModelProto) -> onnx.ModelProto:
             array = onnx.numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     return copy
+
+
+def check_again(spec: Spec) -> None:
+    """Differentiates the gradients of `spec` once more, and compares along one random direction.
+
+    That shows that the rules emit nothing that they cannot differentiate.
+    """
+    proto = node_model(spec.op, spec.inputs, spec.attributes, spec.outputs, spec.domain,
+                       spec.opset, spec.constant)  # fmt: skip
+    first = gradient_model(proto, output=spec.output)
+    random = rng(8)
+    feeds = {t.name: np.asarray(spec.inputs[int(t.name[1:])]) for t in proto.graph.input}
+    y = ReferenceEvaluator(proto).run(None, feeds)[spec.output]
+    feeds["cotangent"] = random.normal(size=np.shape(y)).astype(np.asarray(y).dtype)
+    forward = ReferenceEvaluator(first)
+    for k, g in enumerate(forward.run(None, feeds)):
+        weights = random.normal(size=g.shape).astype(g.dtype)
+        known = {"cotangent": np.shape(y)}
+        second = gradient_model(first, known, k, cotangent_name="again", whole=False)
+        names = [t.name.removeprefix("d_again_") for t in second.graph.output]
+        found = dict(zip(names, ReferenceEvaluator(second).run(None, {**feeds, "again": weights}),
+                         strict=True)) if names else {}  # fmt: skip
+        for name, value in feeds.items():
+            way = random.normal(size=value.shape).astype(value.dtype)
+            ends = [forward.run(None, {**feeds, name: value + s * spec.step * way})[k]
+                    for s in (1, -1)]  # fmt: skip
+            want = ((ends[0] - ends[1]) * weights).sum() / (2 * spec.step)
+            got = (found[name] * way).sum() if name in found else 0.0
+            scale = max(abs(want), float(np.abs(weights * g).sum()), 1e-3)
+            assert abs(got - want) <= 10 * spec.tolerance * scale, (
+                f"the gradient of output {k} for {name} is {got:.6g}, not {want:.6g}"
+            )

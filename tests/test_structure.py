@@ -38,12 +38,16 @@ LAYERS["targets"] = ({"errors", "labels"}, {"numpy"})
 LAYERS["engine"] = ({*LAYERS["explainer"][0], "explainer", "runtime"}, {"numpy"})
 LAYERS["batches"] = ({*LAYERS["explainer"][0], "explainer"}, {"numpy"})
 LAYERS["explanation"] = ({"errors", "files", "image"}, {"numpy"})
+LAYERS["comparison"] = ({*LAYERS["explanation"][0], "explanation"}, {"numpy"})
 LAYERS["api"] = ({*LAYERS}, {"numpy"})
 for top in ("serve", "evaluate"):
     LAYERS[top] = ({*LAYERS} - {"serve", "evaluate"}, {"numpy", "onnx"})
 LAYERS["cli"] = ({*LAYERS}, {"numpy", "click", "rich"})
 LAYERS["__main__"] = ({"cli"}, set())
-LAYERS["__init__"] = ({"api", "explanation", "loading", "errors"}, set())  # by name, for type checkers only
+LAYERS["__init__"] = (
+    {"api", "comparison", "explanation", "loading", "errors"},
+    set(),
+)  # by name, for type checkers only
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:

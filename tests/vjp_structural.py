@@ -1,4 +1,4 @@
-"""The test table of the rules for operators that move, gather, weigh and pool elements."""
+"""The test table of the rules for operators that weigh, move and gather elements."""
 
 from __future__ import annotations
 
@@ -6,187 +6,50 @@ import itertools
 from typing import Any
 
 import numpy as np
+import vjp_windows
 from gradcheck import Spec
-from models import rng
+from vjp_windows import i, named, sizes, x
 
 
-def x(*shape: int, seed: int = 0) -> np.ndarray:
-    """Random numbers."""
-    return rng(seed + sum(shape)).normal(size=shape)
+def moved(op: str, shape: tuple[int, ...], *others: Any, note: str = "", **options: Any) -> Spec:
+    """One operator on an image, with constants; named by the shapes and what is given."""
+    attributes = options.pop("attributes", {})
+    lists = " ".join(str(o.tolist()) for o in others if o is not None)
+    named_so = " ".join(filter(None, [note, sizes(shape), lists, named(attributes)]))
+    batch = options.pop("batch", True)
+    return Spec(op, (x(*shape), *others), attributes, named_so, batch=batch, **options)
 
 
-def apart(*shape: int) -> np.ndarray:
-    """Whole numbers in random order: no two are equal, or nearly."""
-    size = int(np.prod(shape))
-    return rng(size).permutation(size).reshape(shape) - size / 2
+TRANSFORMS = ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners",
+              "asymmetric", "tf_crop_and_resize"]  # fmt: skip
+ROUNDINGS = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
+WAYS = [{"mode": "nearest", "nearest_mode": r} for r in ROUNDINGS]
+WAYS += [{"mode": "linear"}, {"mode": "cubic"}]
+SIZES = [[2.0, 3.0], [0.6, 0.6], [2.3, 1.7], [3, 3], [1, 3], [8, 10]]
+"""Of the 4 by 5 cells of an image: scales where they are broken numbers, else cells."""
 
 
-def i(*values: Any) -> np.ndarray:
-    """A list of int64."""
-    return np.array(values, np.int64)
+def resized(
+    size: list[Any], attributes: dict[str, Any], grid: tuple[int, int] = (4, 5), **options: Any
+) -> Spec:
+    """A Resize; in ONNX Runtime alone where the evaluator rounds in another way."""
+    axes = attributes.get("axes")
+    rest = [] if axes else [1, 1]
+    scaled = isinstance(size[0], float)
+    roi = None
+    if attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        roi = np.array([0.4, 0.6, 0.8, 1.1] if axes else [0, 0, 0.4, 0.6, 1, 1, 0.8, 1.1])
+    scales = np.array(rest + size, np.float32) if scaled else None
+    inputs = (x(1, 1, *grid), roi, scales, None if scaled else i(*rest, *size))
+    constant = tuple(k for k in (1, 2) if inputs[k] is not None)
+    whole = size in ([2.0, 3.0], [8, 10]) and "antialias" not in attributes
+    whole = whole and min(axes or [0]) >= 0
+    options = {"evaluator": whole, "constant": constant, **options}
+    note = f"{size} of {list(grid)} {named(attributes)}".replace("coordinate_transformation_", "")
+    return Spec("Resize", inputs, attributes, note, batch=scaled or bool(axes), **options)
 
 
-def named(attributes: dict[str, Any]) -> str:
-    """Attributes as part of a name: strides 2-1 pads 0-1-2-1."""
-    words = {
-        k: "-".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in attributes.items()
-    }
-    return " ".join(f"{k} {v}" for k, v in words.items())
-
-
-def sizes(*shapes: tuple[int, ...]) -> str:
-    """Shapes as part of a name: 2x3x7x5 by 4x3x3x3."""
-    return " by ".join("x".join(map(str, s)) for s in shapes)
-
-
-# Batch, channels and grid of the image; weights; attributes.
-CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
-    ((2, 3, 5, 4), (4, 3, 3, 3), {}),
-    ((2, 1, 5, 5), (2, 1, 3, 3), {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
-    ((2, 2, 7, 5), (3, 2, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
-    ((2, 2, 6, 6), (3, 2, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
-    ((2, 2, 7, 5), (3, 2, 3, 3), {"strides": [2, 2]}),
-    ((2, 2, 6, 5), (3, 2, 3, 3), {"strides": [2, 2]}),
-    ((2, 1, 7, 5), (2, 1, 3, 3), {"pads": [1, 0, 1, 0], "strides": [2, 2]}),
-    ((2, 1, 6, 7), (2, 1, 3, 2), {"pads": [0, 1, 2, 1], "strides": [2, 2]}),
-    ((2, 1, 6, 5), (2, 1, 3, 3), {"pads": [0, 1, 2, 1]}),
-    ((2, 1, 9, 8), (2, 1, 5, 5), {"pads": [2, 2, 2, 2], "strides": [2, 2]}),
-    ((2, 1, 9, 8), (2, 1, 7, 7), {"pads": [3, 3, 3, 3], "strides": [2, 2]}),
-    ((2, 1, 6, 8), (2, 1, 4, 4), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
-    ((2, 1, 6, 4), (2, 1, 2, 2), {"strides": [2, 2]}),
-    ((2, 1, 5, 7), (2, 1, 2, 2), {"strides": [2, 2]}),
-    ((2, 1, 6, 5), (2, 1, 3, 1), {"strides": [2, 2]}),
-    ((2, 1, 8, 7), (2, 1, 3, 3), {"strides": [3, 3]}),
-    ((2, 1, 8, 7), (2, 1, 2, 2), {"strides": [3, 3]}),
-    ((2, 1, 7, 8), (2, 1, 3, 3), {"strides": [2, 1]}),
-    ((2, 1, 7, 8), (2, 1, 3, 3), {"pads": [1, 1, 1, 1], "strides": [1, 3]}),
-    ((2, 1, 7, 8), (2, 1, 3, 2), {"pads": [1, 0, 2, 1], "strides": [3, 2]}),
-    ((2, 1, 7, 6), (2, 1, 3, 3), {"dilations": [2, 2]}),
-    ((2, 1, 7, 6), (2, 1, 3, 3), {"dilations": [2, 1], "pads": [2, 1, 2, 1]}),
-    ((2, 1, 8, 7), (2, 1, 3, 3), {"dilations": [2, 2], "pads": [2, 2, 2, 2], "strides": [2, 2]}),
-    ((2, 1, 8, 7), (2, 1, 2, 2), {"dilations": [2, 3], "strides": [3, 2]}),
-    ((2, 1, 5, 5), (2, 1, 3, 3), {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
-    ((2, 1, 6, 5), (2, 1, 3, 3), {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
-    ((2, 1, 6, 5), (2, 1, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
-    ((2, 1, 6, 5), (2, 1, 3, 3), {"auto_pad": "VALID", "strides": [2, 2]}),
-    ((2, 1, 5, 4), (2, 1, 2, 2), {"auto_pad": "SAME_UPPER"}),
-    ((2, 1, 5, 4), (2, 1, 2, 2), {"auto_pad": "SAME_LOWER"}),
-    ((2, 1, 7, 6), (2, 1, 2, 3), {"auto_pad": "SAME_UPPER", "strides": [3, 3]}),
-    ((2, 1, 7, 6), (2, 1, 1, 1), {"auto_pad": "SAME_UPPER", "strides": [3, 2]}),
-    ((2, 1, 4, 3), (2, 1, 2, 2), {"pads": [3, 3, 3, 3]}),
-    ((2, 1, 4, 4), (2, 1, 2, 2), {"pads": [3, 2, 3, 4], "strides": [2, 2]}),
-    ((2, 1, 4, 4), (2, 1, 3, 3), {"pads": [4, 4, 4, 4], "strides": [2, 2]}),
-    ((2, 1, 4, 4), (2, 1, 2, 2), {"pads": [0, 0, 3, 4], "strides": [2, 2]}),
-    ((2, 1, 4, 4), (2, 1, 2, 2), {"pads": [3, 3, 3, 3], "strides": [3, 3]}),
-    ((2, 2, 7), (3, 2, 3), {}),
-    ((2, 2, 9), (3, 2, 3), {"dilations": [2], "pads": [1, 2], "strides": [2]}),
-    ((2, 2, 9), (3, 2, 1), {"strides": [2]}),
-    ((2, 2, 8), (2, 1, 3), {"pads": [1, 1], "group": 2}),
-    ((2, 1, 3, 4, 3), (2, 1, 2, 2, 2), {"strides": [1, 2, 1]}),
-    ((2, 1, 4, 4, 5), (2, 1, 3, 3, 3), {"pads": [1] * 6, "strides": [2, 2, 2]}),
-    ((2, 1, 3, 4, 3), (2, 1, 1, 1, 1), {"strides": [2, 2, 2]}),
-    ((2, 1, 3, 3, 3), (2, 1, 2, 3, 2), {"pads": [1, 1, 0, 0, 1, 1]}),
-    ((2, 3, 4, 3), (2, 3, 1, 1), {}),
-    ((2, 2, 5, 4), (3, 2, 1, 1), {"strides": [2, 2]}),
-    ((2, 2, 4, 5), (3, 2, 1, 1), {"strides": [1, 2]}),
-    ((2, 2, 5, 4), (3, 2, 1, 1), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
-    ((2, 2, 7, 8), (3, 2, 1, 1), {"strides": [3, 3]}),
-    ((2, 2, 4, 4), (3, 2, 1, 1), {"pads": [1, 1, 1, 1]}),
-    ((2, 4, 5, 4), (2, 2, 1, 1), {"strides": [2, 2], "group": 2}),
-    ((2, 2, 4, 3), (3, 2, 4, 3), {}),
-    ((2, 2, 4, 3), (3, 2, 4, 3), {"strides": [4, 3]}),
-    ((2, 2, 3, 3), (3, 2, 5, 5), {"pads": [1, 1, 1, 1]}),
-    ((2, 2, 3, 3), (3, 2, 5, 5), {"pads": [2, 2, 2, 2], "strides": [2, 2]}),
-    ((2, 4, 5, 4), (6, 2, 3, 3), {"pads": [1, 1, 1, 1], "group": 2}),
-    ((2, 4, 5, 4), (4, 2, 3, 3), {"pads": [1, 1, 1, 1], "group": 2, "strides": [2, 2]}),
-    ((2, 4, 6, 5), (4, 2, 2, 2), {"group": 2, "strides": [3, 2]}),
-    ((2, 3, 5, 4), (3, 1, 3, 3), {"pads": [1, 1, 1, 1], "group": 3}),
-    ((2, 3, 5, 6), (3, 1, 3, 3), {"pads": [1, 1, 1, 1], "group": 3, "strides": [2, 2]}),
-    ((2, 3, 6, 6), (3, 1, 5, 5), {"pads": [1, 1, 2, 2], "group": 3, "strides": [2, 2]}),
-    ((2, 3, 7, 6), (3, 1, 3, 3), {"group": 3, "dilations": [2, 2], "pads": [2, 2, 2, 2]}),
-    ((2, 3, 5, 4), (6, 1, 3, 3), {"pads": [1, 1, 1, 1], "group": 3}),
-    ((2, 3, 5, 4), (6, 1, 3, 3), {"pads": [1, 1, 1, 1], "group": 3, "strides": [2, 2]}),
-    ((2, 2, 5, 5), (4, 1, 2, 2), {"group": 2, "strides": [2, 2]}),
-    ((2, 1, 5, 4), (3, 1, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
-]
-
-
-def convolutions() -> list[Spec]:
-    """Each with weights that are computed, and constant: there the image's gradient is faster."""
-    rows = []
-    for image, weights, attributes in CONVOLUTIONS:
-        inputs = (x(*image), x(*weights, seed=1))
-        note = f"{sizes(image, weights)} {named(attributes)}"
-        # The evaluator runs groups of several channels for one image only.
-        options = {
-            "batch": True,
-            "evaluator": attributes.get("group", 1) in (1, min(image[1], weights[0])),
-        }
-        rows.append(Spec("Conv", inputs, attributes, f"computed {note}", **options))
-        rows.append(Spec("Conv", inputs, attributes, f"constant {note}", constant=(1,), **options))
-    biased = (x(2, 2, 4, 4), x(3, 2, 3, 3), x(3))
-    return [*rows, Spec("Conv", biased, note="bias"),
-            Spec("Conv", biased, {"strides": [2, 2]}, "opset 16", opset=16, constant=(1, 2))]  # fmt: skip
-
-
-# Image, weights, attributes.
-TRANSPOSED: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
-    ((2, 1, 3, 3), (1, 2, 3, 3), {}),
-    ((2, 2, 3), (2, 2, 3), {}),
-    ((2, 1, 2, 3, 2), (1, 2, 3, 2, 3), {}),
-    ((2, 1, 3, 3), (1, 2, 3, 3), {"output_shape": [10, 8], "strides": [3, 2]}),
-    ((2, 1, 3, 3), (1, 2, 3, 3), {"output_shape": [8, 6], "strides": [3, 2]}),
-    (
-        (2, 1, 3, 3),
-        (1, 2, 3, 3),
-        {"auto_pad": "SAME_UPPER", "output_shape": [8, 6], "strides": [3, 2]},
-    ),
-    ((2, 1, 3, 3), (1, 2, 3, 3), {"output_padding": [1, 1], "strides": [3, 2]}),
-    ((2, 1, 3, 3), (1, 2, 3, 3), {"output_padding": [2, 1], "strides": [3, 2], "pads": [1] * 4}),
-    (
-        (2, 1, 3, 3),
-        (1, 2, 3, 3),
-        {
-            "kernel_shape": [3, 3],
-            "output_padding": [1, 1],
-            "output_shape": [10, 8],
-            "strides": [3, 2],
-        },
-    ),
-    ((2, 1, 3, 3), (1, 2, 3, 3), {"pads": [1, 2, 1, 2], "strides": [3, 2]}),
-    ((2, 1, 3, 3), (1, 2, 3, 3), {"pads": [0, 1, 2, 0], "strides": [2, 2]}),
-    ((2, 1, 3, 3), (1, 1, 2, 2), {"dilations": [2, 2]}),
-    ((2, 1, 3, 3), (1, 1, 2, 2), {"dilations": [2, 3], "strides": [3, 2], "pads": [1, 1, 0, 2]}),
-    ((2, 1, 3, 3), (1, 2, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
-    ((2, 1, 3, 3), (1, 2, 3, 3), {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
-    ((2, 1, 3, 3), (1, 2, 3, 3), {"auto_pad": "VALID", "strides": [2, 2]}),
-    ((2, 1, 3, 3), (1, 2, 1, 2), {"strides": [2, 3]}),
-    ((2, 1, 3, 3), (1, 2, 2, 2), {"strides": [2, 2]}),
-    ((2, 2, 3, 3), (2, 1, 3, 3), {"group": 2}),
-    ((3, 2, 3, 3), (2, 1, 3, 3), {"group": 2, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
-    ((2, 4, 3, 2), (4, 3, 2, 2), {"group": 2, "strides": [2, 2]}),
-    ((2, 3, 3, 2), (3, 2, 3, 3), {"group": 3, "strides": [2, 1], "output_padding": [1, 0]}),
-]
-
-
-def transposed() -> list[Spec]:
-    rows = []
-    for image, weights, attributes in TRANSPOSED:
-        rows.append(
-            Spec(
-                "ConvTranspose",
-                (x(*image), x(*weights, seed=1)),
-                attributes,
-                f"{sizes(image, weights)} {named(attributes)}",
-                batch=True,
-                evaluator="group" not in attributes and attributes.get("output_shape") != [8, 6],
-            )  # fmt: skip
-        )
-    biased = (x(2, 2, 3, 3), x(2, 3, 3, 3), x(3))
-    return [*rows, Spec("ConvTranspose", biased, note="bias")]
-
-
-# Inputs and attributes.
+# fmt: off
 PRODUCTS = [
     Spec("Gemm", (x(3, 5), x(5, 4)), note="no bias", batch=True),
     *(
@@ -219,9 +82,10 @@ PRODUCTS = [
     Spec("MatMul", (x(4), x(2, 4, 3)), note="vector, free batch", batch=(1,)),
     *(
         Spec("Einsum", tuple(x(*s, seed=k) for k, s in enumerate(shapes)), {"equation": equation},
-             equation, batch=batch)  # fmt: skip
+             equation, batch=batch)
         for equation, shapes, batch in [
-            ("ij->ji", [(3, 4)], True), ("ij->i", [(3, 4)], True), ("...ii ->...i", [(3, 4, 4)], True),
+            ("ij->ji", [(3, 4)], True), ("ij->i", [(3, 4)], True),
+            ("...ii ->...i", [(3, 4, 4)], True),
             ("i,i", [(5,), (5,)], False), ("bij, bjk -> bik", [(3, 2, 3), (3, 3, 2)], (0, 1)),
             ("->", [()], False), ("ij->", [(3, 4)], False), ("ii->", [(3, 3)], False),
             ("iij->ij", [(3, 3, 2)], False), ("iij,j->i", [(3, 3, 2), (2,)], False),
@@ -235,90 +99,212 @@ PRODUCTS = [
             ("ij,jk,kl->il", [(2, 3), (3, 2), (2, 2)], True), ("ij,k->k", [(2, 3), (2,)], False),
         ]
     ),
-]  # fmt: skip
-
-# Shape, attributes.
-WINDOWS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
-    ((2, 1, 5, 5), {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2]}),
-    ((2, 2, 5, 5), {"kernel_shape": [2, 2], "strides": [2, 2]}),
-    ((2, 1, 4, 6), {"kernel_shape": [2, 2], "strides": [2, 2]}),
-    ((2, 1, 5, 5), {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
-    ((2, 1, 6, 5), {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
-    ((2, 1, 6, 5), {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "VALID"}),
-    ((2, 2, 8), {"kernel_shape": [2]}),
-    ((2, 2, 8), {"kernel_shape": [3], "strides": [2], "pads": [1, 1]}),
-    ((2, 2, 4, 5), {"kernel_shape": [2, 2]}),
-    ((2, 1, 3, 4, 3), {"kernel_shape": [2, 2, 2]}),
-    ((2, 1, 4, 4, 5), {"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]}),
-    ((2, 2, 4, 5), {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER"}),
-    ((2, 2, 4, 5), {"kernel_shape": [2, 2], "auto_pad": "SAME_LOWER"}),
-    ((2, 2, 4, 5), {"kernel_shape": [3, 3], "pads": [2, 2, 2, 2]}),
-    ((2, 1, 8, 8), {"kernel_shape": [5, 5], "strides": [3, 3]}),
-    ((2, 1, 6, 7), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
-    ((2, 1, 6, 7), {"kernel_shape": [3, 2], "strides": [2, 3], "pads": [0, 1, 2, 0]}),
-    ((2, 1, 7, 7), {"kernel_shape": [2, 2], "strides": [3, 3]}),
-    ((2, 1, 4, 4), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
-    ((2, 1, 5, 7), {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
-    ((2, 1, 2, 2), {"kernel_shape": [1, 1], "strides": [2, 2], "ceil_mode": 1}),
-    ((2, 1, 5, 7), {"kernel_shape": [4, 4], "strides": [3, 3], "ceil_mode": 1}),
-    ((2, 1, 5, 6), {"kernel_shape": [3, 3], "strides": [3, 3], "ceil_mode": 1}),
-    ((2, 1, 6, 7), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1] * 4}),
-    ((2, 1, 2, 2), {"kernel_shape": [3, 3], "strides": [3, 3], "ceil_mode": 1, "pads": [1] * 4}),
-    ((2, 1, 4, 4), {"kernel_shape": [2, 2], "strides": [1, 1], "dilations": [2, 2]}),
-    ((2, 1, 7, 8), {"kernel_shape": [2, 2], "strides": [2, 2], "dilations": [2, 3]}),
-    ((2, 1, 4, 4, 4), {"kernel_shape": [2] * 3, "strides": [1] * 3, "dilations": [2] * 3}),
-    (
-        (1, 1, 10, 10, 10),
-        {"kernel_shape": [3] * 3, "strides": [3] * 3, "dilations": [2] * 3, "ceil_mode": 1},
-    ),
-    ((2, 2, 4, 3), {"kernel_shape": [4, 3]}),
 ]
 
-
-def pools() -> list[Spec]:
-    rows = []
-    for shape, attributes in WINDOWS:
-        note = f"{sizes(shape)} {named(attributes)}"
-        uneven = any(n > 1 for n in attributes.get("strides", []) + attributes.get("dilations", []))
-        if "ceil_mode" in attributes or "auto_pad" in attributes:
-            uneven = False
-        # The evaluator knows the places of the maxima only here.
-        rows.append(
-            Spec("MaxPool", (apart(*shape),), attributes, note, batch=True, evaluator=uneven)
+RESIZES = [
+    *(
+        resized(size, {**way, "coordinate_transformation_mode": transform})
+        for way, transform, size in itertools.product(WAYS, TRANSFORMS, SIZES)
+    ),
+    *(
+        resized(size, {"mode": mode, "antialias": 1, "coordinate_transformation_mode": transform,
+                       "exclude_outside": excluded}, (6, 7))
+        for mode, transform, excluded, size in itertools.product(
+            ("linear", "cubic"), ("half_pixel", "align_corners"), (0, 1),
+            ([0.6, 0.3], [3, 3], [2, 9]),
         )
-        for counted in (0, 1):
-            all_of_them = {**attributes, "count_include_pad": counted}
-            rows.append(
-                Spec(
-                    "AveragePool",
-                    (x(*shape),),
-                    all_of_them,
-                    f"{sizes(shape)} {named(all_of_them)}",
-                    batch=True,
-                    evaluator="ceil_mode" not in attributes,
-                )  # fmt: skip
-            )
-    return rows
-
-
-POOLS = [
-    *pools(),
-    Spec(
-        "MaxPool",
-        (apart(2, 1, 5, 5),),
-        {"kernel_shape": [2, 2], "strides": [2, 2]},
-        "two outputs",
-        outputs=2,
-        batch=True,
     ),
-    Spec(
-        "MaxPool",
-        (apart(2, 1, 5, 5),),
-        {"kernel_shape": [2, 2], "strides": [2, 2], "storage_order": 1},
-        "columns first",
-        outputs=2,
-        batch=True,
+    resized([0.6, 0.6], {"mode": "linear", "antialias": 1}, (4, 4), evaluator=True),
+    resized([3, 3], {"mode": "cubic", "antialias": 1}, (4, 4), evaluator=True, tolerance=1e-5),
+    *(
+        resized(size, {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1},
+                evaluator=True)
+        for size in ([2.0, 2.0], [0.8, 0.8])
+    ),
+    *(
+        resized(size, {**kind, "axes": axes})
+        for size, axes in itertools.product(([2.0, 3.0], [7, 8]), ([2, 3], [3, 2], [-1, -2]))
+        for kind in ({"mode": "nearest"}, {"mode": "linear",
+                     "coordinate_transformation_mode": "tf_crop_and_resize"})
+    ),
+    *(
+        resized(size, {"mode": mode, "axes": [2, 3], "keep_aspect_ratio_policy": policy}, grid)
+        for mode, policy in itertools.product(("nearest", "linear"), ("not_larger", "not_smaller"))
+        for size, grid in (([7, 8], (2, 2)), ([1, 3], (2, 4)), ([7, 8], (4, 5)))
+    ),
+    moved("Resize", (2, 2, 3), None, np.array([1, 1, 2], np.float32), constant=(2,)),
+    moved("Resize", (2, 1, 2, 3, 2), None, np.array([1, 1, 2, 2, 1], np.float32),
+          attributes={"mode": "linear"}, constant=(2,), evaluator=False),
+]
+
+PADS = [
+    moved("Pad", (2, 3, 2, 3), i(0, 0, 1, 3, 0, 0, 2, 4)),
+    moved("Pad", (2, 2, 2, 3), i(0, 0, 1, 3, 0, 0, 2, 4), x(), note="with a value"),
+    moved("Pad", (2, 2, 2, 3), i(0, 0, -1, 3, 0, 0, 2, -2), x(), note="with a value",
+          evaluator=False),
+    moved("Pad", (2, 2, 4, 5), i(0, -1, -1, 2, 0, 0, 1, -2), evaluator=False),
+    moved("Pad", (2, 2, 2, 3), i(0, 3, 0, 4), None, i(1, 3)),
+    moved("Pad", (2, 2, 2, 3), i(0, 3, 0, 4), None, i(-3, -1)),
+    *(
+        moved("Pad", (2, 2, 4, 5), pads, None, axes, attributes={"mode": mode}, evaluator=plain)
+        for mode in ("edge", "reflect", "wrap")
+        for pads, axes, plain in ((i(0, 0, 1, 1, 0, 0, 1, 1), None, True),
+                                  (i(2, 0, 3, 1), i(-2, 3), True),
+                                  (i(-1, 2, 2, -2), i(2, 3), False))
     ),
 ]
 
-SPECS: list[Spec] = [*convolutions(), *transposed(), *PRODUCTS, *POOLS]
+SLICES = [
+    moved("Slice", (4, 3, 2), i(0, 0), i(3, 10), i(0, 1), i(1, 1), batch=False),
+    moved("Slice", (2, 4, 2), i(0), i(-1), i(1), i(1)),
+    moved("Slice", (2, 4, 2), i(1000), i(1000), i(1), i(1)),
+    moved("Slice", (2, 4, 2), i(1), i(1000), i(1), i(1)),
+    moved("Slice", (4, 3, 5), i(0, 0, 3), i(4, 3, 4), batch=False),
+    moved("Slice", (4, 3, 5), i(0, 0, 3), i(4, 3, 4), i(0, 1, 2), batch=False),
+    moved("Slice", (4, 5, 5), i(20, 10, 4), i(0, 0, 1), i(0, 1, 2), i(-1, -3, -2), batch=False),
+    moved("Slice", (2, 4, 5), i(0, 0, 3), i(2**63 - 1, 20, 4), i(0, -2, -1)),
+    moved("Slice", (2, 5), i(-1), i(-(2**63)), i(1), i(-1)),
+    moved("Slice", (2, 5), i(4), i(-5), i(1), i(-2)),
+    moved("Slice", (2, 5), i(-4), i(-1), i(1), i(1)),
+    moved("Slice", (2, 1, 4, 6), i(0, 1), i(2**31 - 1, 2**31 - 1), i(2, 3), i(2, 2)),
+    moved("Slice", (2, 1, 5, 7), i(1, 2), i(4, 7), i(2, 3), i(2, 3)),
+]
+
+SPLITS = [
+    *(
+        moved("Split", shape, *(() if parts is None else (parts,)), note=f"output {output}",
+              attributes=attributes, outputs=outputs, output=output, batch=free, opset=opset)
+        for shape, parts, attributes, outputs, free, opset in [
+            ((6,), None, {"axis": 0, "num_outputs": 3}, 3, False, 21),
+            ((2, 6), None, {"axis": 1}, 2, True, 17),
+            ((6,), i(2, 4), {}, 2, False, 21),
+            ((2, 6), i(2, 4), {"axis": 1}, 2, True, 21),
+            ((2, 3, 6), i(1, 0, 5), {"axis": -1}, 3, True, 21),
+            ((7,), None, {"num_outputs": 4}, 4, False, 21),
+            ((2, 8), None, {"axis": 1, "num_outputs": 3}, 3, True, 21),
+            ((2, 3), None, {"axis": 1, "num_outputs": 1}, 1, True, 21),
+        ]
+        for output in {0, outputs - 1}
+    ),
+]
+
+CONCATS = [
+    *(
+        Spec("Concat", tuple(x(*s, seed=k) for k, s in enumerate(shapes)), {"axis": axis},
+             f"{sizes(*shapes)} axis {axis}", batch=free)
+        for shapes, axis, free in [
+            ([(2,), (3,)], 0, False), ([(2,), (3,)], -1, False), ([(2, 2), (3, 2)], 0, False),
+            ([(2, 2), (2, 3)], 1, (0, 1)), ([(2, 2), (2, 3), (2, 1)], -1, (0, 1, 2)),
+            ([(2, 2, 2), (2, 1, 2)], 1, (0, 1)), ([(2, 2, 3), (2, 2, 1)], 2, (0, 1)),
+            ([(1, 2, 2), (2, 2, 2)], -3, False), ([(2, 2, 2), (2, 1, 2)], -2, (0, 1)),
+            ([(2, 3)], 1, True),
+        ]
+    ),
+]
+
+PLACES = [
+    moved("Gather", (4, 3, 2), i(0, 1, 3), batch=False),
+    moved("Gather", (2, 4, 3), i(0, 1, 3), attributes={"axis": 1}),
+    moved("Gather", (3, 3), i([0, 2]), attributes={"axis": 1}),
+    moved("Gather", (2, 3, 4), i([0, 2], [2, 2]), attributes={"axis": 1}),
+    moved("Gather", (2, 3, 4), i([0, 2], [2, -1]), attributes={"axis": -1}),
+    moved("Gather", (10,), i(0, -9, -10), batch=False),
+    moved("Gather", (3, 2), i(2, 2, 0, 2), batch=False),
+    moved("Gather", (2, 3, 4), np.array(1), attributes={"axis": 1}),
+    moved("Gather", (2, 3, 4), np.array(-1), attributes={"axis": 2}),
+    moved("Gather", (3, 4), np.array(0), batch=False),
+    moved("Gather", (2, 3, 4), i(2), attributes={"axis": 1}),
+    moved("Gather", (2, 3, 4), i([2]), attributes={"axis": 2}),
+    moved("Gather", (2, 3, 4), np.array(1, np.int32), attributes={"axis": 1}, note="int32"),
+    moved("Gather", (2, 3, 4), np.array([1, -2], np.int32), attributes={"axis": 1}, note="int32"),
+    moved("GatherElements", (2, 2), i([0, 0], [1, 0]), attributes={"axis": 1}),
+    moved("GatherElements", (3, 3), i([1, 2, 0], [2, 0, 0]), attributes={"axis": 0}),
+    moved("GatherElements", (3, 3), i([-1, -2, 0], [-2, 0, 0]), attributes={"axis": 0}),
+    moved("GatherElements", (2, 4), i([1, 1, 3], [-1, 0, -1]), attributes={"axis": -1}),
+    # The evaluator knows no such axis.
+    Spec("ScatterElements", (x(2, 4), i([0, 3], [2, 1]), x(2, 2)), {"axis": -1}, "axis -1",
+         batch=True, evaluator=False),
+    moved("GatherND", (2, 2), i([0, 0], [1, 1]), batch=False),
+    moved("GatherND", (2, 2), i([1, 0], [1, 0]), batch=False),
+    moved("GatherND", (2, 2, 2), i([[0, 1]], [[1, 0]]), batch=False),
+    moved("GatherND", (3, 2), i([-1], [0], [2]), batch=False),
+    moved("GatherND", (2, 2, 2), i([1], [0]), attributes={"batch_dims": 1}),
+    moved("GatherND", (2, 3, 2), i([[1], [1]], [[0], [2]]), attributes={"batch_dims": 1}),
+    moved("GatherND", (2, 2, 3, 2), i([[[1, 0]], [[2, 1]]], [[[0, 0]], [[2, 1]]]),
+          attributes={"batch_dims": 2}),
+    *(
+        Spec(op, (x(*shape), where, x(*patch, seed=1)), attributes,
+             f"{sizes(shape)} {where.tolist()} {named(attributes)}", batch=free)
+        for op, shape, where, patch, attributes, free in [
+            ("ScatterND", (3, 2, 2), i([0], [2]), (2, 2, 2), {}, False),
+            ("ScatterND", (3, 2, 2), i([0], [0]), (2, 2, 2), {"reduction": "add"}, False),
+            ("ScatterND", (2, 2), i([0, 0], [1, 1]), (2,), {}, False),
+            ("ScatterND", (2, 2), i([0, 0], [1, 1], [0, 0]), (3,), {"reduction": "add"}, False),
+            ("ScatterND", (2, 3), i([[0, -1]], [[1, 0]]), (2, 1), {}, True),
+            ("ScatterElements", (3, 3), i([1, 0, 2], [0, 2, 1]), (2, 3), {}, False),
+            ("ScatterElements", (1, 5), i([1, 3]), (1, 2), {"axis": 1}, False),
+            ("ScatterElements", (1, 5), i([1, -3]), (1, 2), {"axis": 1}, False),
+            ("ScatterElements", (1, 5), i([1, 1]), (1, 2), {"axis": 1, "reduction": "add"}, False),
+        ]
+    ),
+]
+
+VIEWS = [
+    *(
+        moved("Reshape", (2, 3, 4), shape, batch=free)
+        for shape, free in [
+            (i(4, 2, 3), False), (i(2, 4, 3), False), (i(2, 12), False), (i(2, 3, 2, 2), False),
+            (i(24), False), (i(2, -1, 2), False), (i(-1, 2, 3, 4), False), (i(2, 0, 4, 1), False),
+            (i(2, 0, 1, -1), False), (i(0, -1), True), (i(-1, 4), True), (i(-1, 3, 2, 2), True),
+            (i(0, 0, 2, 2), True),
+        ]
+    ),
+    moved("Reshape", (2, 3, 4), i(3, 8), attributes={"allowzero": 1}, batch=False),
+    *(moved("Flatten", (2, 3, 2, 2), attributes={"axis": a}, batch=a > 0) for a in range(5)),
+    *(moved("Flatten", (2, 3, 2, 2), attributes={"axis": a}, batch=a > -4) for a in range(-4, 0)),
+    moved("Flatten", (3, 2, 2, 2)),
+    moved("Squeeze", (1, 3, 2, 2), i(0), batch=False),
+    moved("Squeeze", (2, 3, 1, 2), i(-2)),
+    moved("Squeeze", (2, 1, 1, 2), i(1, 2)),
+    moved("Squeeze", (1, 3, 1, 2), batch=False),
+    *(
+        moved("Unsqueeze", (2, 3, 2), axes)
+        for axes in (i(0), i(1), i(2), i(1, 4), i(2, 4, 5), i(5, 4, 2), i(-2))
+    ),
+    moved("Transpose", (2, 3, 4)),
+    *(
+        moved("Transpose", (2, 3, 4), attributes={"perm": list(perm)})
+        for perm in itertools.permutations(range(3))
+    ),
+    moved("Expand", (3, 1), i(2, 1, 6), batch=False),
+    moved("Expand", (3, 1), i(3, 4), batch=False),
+    moved("Expand", (2, 3, 1), i(1, 1, 4)),
+    moved("Expand", (3, 1), i(2, 1, 1)),
+    moved("Expand", (1, 3), i(2, 3), batch=False),
+    moved("Expand", (), i(2, 3), batch=False),
+    moved("Tile", (2, 2), i(2, 2), batch=False),
+    moved("Tile", (2, 3, 2, 1), i(3, 1, 2, 4), batch=False),
+    moved("Tile", (2, 3, 2), i(1, 2, 3)),
+    moved("Tile", (2, 3), i(2, 1)),
+    *(
+        moved("DepthToSpace", (2, 8, 2, 3), attributes={"blocksize": 2, "mode": mode})
+        for mode in ("DCR", "CRD")
+    ),
+    moved("DepthToSpace", (2, 9, 1, 2), attributes={"blocksize": 3}),
+    moved("SpaceToDepth", (2, 2, 6, 6), attributes={"blocksize": 2}),
+    moved("SpaceToDepth", (1, 1, 6, 3), attributes={"blocksize": 3}),
+    *(
+        moved("Trilu", shape, *([] if k is None else [np.array(k)]), attributes={"upper": upper})
+        for shape, k, upper in [
+            ((4, 5), None, 1), ((4, 5), -1, 1), ((4, 5), -7, 1), ((4, 5), 2, 1), ((4, 5), 6, 1),
+            ((2, 3, 3), None, 1), ((2, 3, 3), -1, 1), ((3, 1, 5), 1, 1), ((4, 5), None, 0),
+            ((4, 5), -1, 0), ((4, 5), -7, 0), ((4, 5), 2, 0), ((4, 5), 6, 0), ((2, 3, 3), None, 0),
+            ((2, 3, 3), -1, 0), ((3, 1, 5), None, 0),
+        ]
+    ),
+]
+# fmt: on
+
+SPECS: list[Spec] = [
+    *vjp_windows.SPECS, *PRODUCTS, *RESIZES, *PADS, *SLICES, *SPLITS, *CONCATS, *PLACES, *VIEWS,
+]  # fmt: skip

@@ -13,8 +13,10 @@ import click
 
 from onnxcam import __version__
 from onnxcam.cli import show
+from onnxcam.cli.compare import compare
 from onnxcam.cli.demo import demo
 from onnxcam.cli.explain import explain
+from onnxcam.cli.gradient import gradient
 from onnxcam.cli.inspect import inspect
 from onnxcam.cli.methods import methods
 from onnxcam.cli.options import CONTEXT
@@ -53,6 +55,8 @@ def main() -> None:
       onnxcam inspect model.onnx
       onnxcam explain model.onnx dog.jpg
       onnxcam explain model.onnx photos/ --target top3 --to heat/
+      onnxcam compare model.onnx dog.jpg
+      onnxcam gradient model.onnx gradient.onnx
 
     'onnxcam COMMAND --help' shows the options and more examples.
     """
@@ -61,5 +65,5 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (explain, inspect, split, methods, demo):
+for command in (explain, compare, inspect, methods, gradient, split, demo):
     main.add_command(command)

@@ -22,53 +22,12 @@ FOR_THE_PRESET = 4
 ENOUGH_PIXELS = 50_000_000
 """Fewer pictures if they are as large as this together: they are in memory at once."""
 
-OF_METHOD = "method_"  # before the names under which click hands over options of methods
-_METHOD, _RESULT, _RUN = "Method", "Results", "Running"
+_METHOD, _RESULT = "Method", "Results"
 
 
-class ExplainCommand(options.Command):
-    """A command with the options of the methods, read from their table when they are needed."""
-
-    _of_methods: list[click.Parameter] | None = None
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The declared parameters and those of the method table."""
-        if self._of_methods is None:
-            self._of_methods = method_options()
-        return super().get_params(ctx) + self._of_methods
-
-
-def method_options() -> list[click.Parameter]:
-    """An option of the command line for every option of a method."""
-    from onnxcam.methods import METHODS
-
-    takers: dict[str, dict[str, tuple[Any, ...]]] = {}
-    for method in METHODS.values():
-        for key, values in method.options.items():
-            takers.setdefault(key, {})[method.name] = values
-    found: list[click.Parameter] = []
-    for key, by_method in takers.items():
-        choices = list(dict.fromkeys(str(v) for values in by_method.values() for v in values))
-        says = "; ".join(f"{name} [default: {vs[0]}]" for name, vs in by_method.items())
-        found.append(
-            options.Option(
-                [f"--{key.replace('_', '-')}", OF_METHOD + key],
-                type=click.Choice(choices), section=_METHOD, help=f"For {says}.",
-            )
-        )  # fmt: skip
-    return found
-
-
-@click.command(cls=ExplainCommand)
+@click.command(cls=options.MethodCommand)
 @click.argument("model", type=click.Path())
 @click.argument("pictures", nargs=-1, required=True, type=click.Path())
-@option(
-    *("--target", "-t"),
-    multiple=True,
-    metavar="CLASS",
-    section=_METHOD,
-    help="A class by index or name, or top5 for the five best. Repeatable [default: top1].",
-)
 @option(
     *("--method", "-m"),
     metavar="NAME",
@@ -77,29 +36,7 @@ def method_options() -> list[click.Parameter]:
     section=_METHOD,
     help="How to explain ('onnxcam methods' lists them).",
 )
-@option(
-    "--score",
-    type=click.Choice(["logit", "probability"]),
-    default="logit",
-    show_default=True,
-    section=_METHOD,
-    help="What is explained: before or after a final softmax or sigmoid.",
-)
-@option(
-    "--ablation",
-    type=click.Choice(["exact", "literal"]),
-    default="exact",
-    show_default=True,
-    section=_METHOD,
-    help="literal: the slow reference, one run of the head for each unit.",
-)
-@option("--units", type=options.UNITS, section=_METHOD, help="Only these units, e.g. 0-99,120.")
-@option(
-    "--patches-only",
-    is_flag=True,
-    section=_METHOD,
-    help="On token models, leave class tokens untouched when a unit goes off.",
-)
+@options.question_options
 @option(
     *("--to", "-o"),
     metavar="PATH",
@@ -115,15 +52,7 @@ def method_options() -> list[click.Parameter]:
     section=_RESULT,
     help="Picture, heat map and overlay side by side; the overlay alone; or no picture.",
 )
-@option("--colormap", metavar="NAME", section=_RESULT, help="Such as viridis [default: inferno].")
-@option(
-    "--alpha",
-    type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    default=0.5,
-    section=_RESULT,
-    help="Share of the colours in the overlay [default: 0.5].",
-)
+@options.drawing_options
 @option(
     "--raw",
     type=click.Choice(["npz", "npy"]),
@@ -138,29 +67,7 @@ def method_options() -> list[click.Parameter]:
 )
 @option("--force", is_flag=True, section=_RESULT, help="Replace files that exist.")
 @option(*("--quiet", "-q"), is_flag=True, section=_RESULT, help="Print errors only.")
-@option(
-    "--provider",
-    metavar="NAME",
-    default="auto",
-    show_default=True,
-    section=_RUN,
-    help="auto, cpu, cuda, tensorrt, openvino, coreml, directml, rocm.",
-)
-@option(
-    "--memory",
-    type=options.BYTES,
-    section=_RUN,
-    help="For switched-off copies at once, e.g. 512MB [default: 1GB; on a GPU half of what is "
-    "free].",
-)
-@option(
-    "--threads",
-    type=click.IntRange(min=0),
-    metavar="NUMBER",
-    default=0,
-    section=_RUN,
-    help="CPU threads [default: all cores].",
-)
+@options.running_options
 @options.layer_option
 @options.labels_option
 @options.model_options
@@ -186,22 +93,15 @@ def explain(ctx: click.Context, /, model: str, pictures: tuple[str, ...], **give
     from onnxcam.image import colour, find_pictures
 
     paths = find_pictures(pictures)
-    methods = {
-        key.removeprefix(OF_METHOD): value
-        for key, value in given.items()
-        if key.startswith(OF_METHOD) and value is not None
-    }
     explainer = Explainer(
-        model, given["method"], given["layer"], given["score"], given["provider"],
-        class_names=options.class_names(given), ablation=given["ablation"], units=given["units"],
-        patches_only=given["patches_only"], memory=given["memory"], threads=given["threads"],
-        **options.loading(given), **options.picturing(given), **methods,
+        model, given["method"], given["layer"], **options.asking(given), **options.loading(given),
+        **options.picturing(given), **options.of_methods(given),
     )  # fmt: skip
     if given["colormap"]:
         colour(np.zeros((1, 1)), given["colormap"])  # a wrong name is said before the work
     method = explainer.recipe.method.name
     paths, left_out = _without_results(paths)
-    target = _target(given["target"], explainer)
+    target = target_of(given["target"], explainer)
     places = names.places(paths, given["to"], method, given["kind"], given["raw"])
     if not isinstance(target, str):  # the files of the best five are known when they are
         slugs = names.slugs(explainer.labels, target) or ["top1"]
@@ -335,7 +235,7 @@ class _Job:
                 show.line(f"note: {note}")
 
 
-def _target(texts: Sequence[str], explainer: Explainer) -> str | list[int]:
+def target_of(texts: Sequence[str], explainer: Explainer) -> str | list[int]:
     """Class indices in the order given, "topN", or nothing for the best."""
     from onnxcam.labels import resolve_target
 

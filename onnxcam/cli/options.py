@@ -179,6 +179,132 @@ preset_options: Callable[[Any], Any] = _together(
            help="Largest picture, width times height [default: 100000000]."),
 )  # fmt: skip
 
+_RUN, _METHOD = "Running", "Method"
+OF_METHOD = "method_"  # before the names under which click hands over options of methods
+
+question_options: Callable[[Any], Any] = _together(
+    option(
+        *("--target", "-t"), multiple=True, metavar="CLASS", section=_METHOD,
+        help="A class by index or name, or top5 for the five best. Repeatable [default: top1].",
+    ),
+    option(
+        "--score", type=click.Choice(["logit", "probability"]), default="logit",
+        show_default=True, section=_METHOD,
+        help="What is explained: before or after a final softmax or sigmoid.",
+    ),
+    option(
+        "--ablation", type=click.Choice(["exact", "literal"]), default="exact", show_default=True,
+        section=_METHOD, help="literal: the slow reference, one run of the head for each unit.",
+    ),
+    option("--units", type=UNITS, section=_METHOD, help="Only these units, e.g. 0-99,120."),
+    option(
+        "--patches-only", is_flag=True, section=_METHOD,
+        help="On token models, leave class tokens untouched when a unit goes off.",
+    ),
+    option(
+        "--smooth", type=click.Choice(["none", "pca", "tta", "pca+tta"]), default="none",
+        show_default=True, section=_METHOD,
+        help="pca: the first principal component in place of the sum over units; tta: the mean "
+        "over six mirrored and rescaled views.",
+    ),
+)  # fmt: skip
+
+running_options: Callable[[Any], Any] = _together(
+    option(
+        "--provider", metavar="NAME", default="auto", show_default=True, section=_RUN,
+        help="auto, cpu, cuda, tensorrt, openvino, coreml, directml, rocm.",
+    ),
+    option(
+        "--memory", type=BYTES, section=_RUN,
+        help="For copies of units or images at once, e.g. 512MB [default: 1GB; on a GPU half of "
+        "what is free].",
+    ),
+    option(
+        "--threads", type=click.IntRange(min=0), metavar="NUMBER", default=0, section=_RUN,
+        help="CPU threads [default: all cores].",
+    ),
+)  # fmt: skip
+
+drawing_options: Callable[[Any], Any] = _together(
+    option("--colormap", metavar="NAME", section="Results",
+           help="Such as viridis [default: inferno]."),
+    option(
+        "--alpha", type=click.FloatRange(0, 1), metavar="SHARE", default=0.5, section="Results",
+        help="Share of the colours in the overlay [default: 0.5].",
+    ),
+)  # fmt: skip
+
+
+class MethodCommand(Command):
+    """A command with the options of the methods, read from their table when they are needed."""
+
+    _of_methods: list[click.Parameter] | None = None
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The declared parameters and those of the method table."""
+        if self._of_methods is None:
+            self._of_methods = method_options()
+        return super().get_params(ctx) + self._of_methods
+
+
+def method_options() -> list[click.Parameter]:
+    """An option of the command line for every option of a method."""
+    from onnxcam.methods import METHODS, Number
+
+    takers: dict[str, dict[str, Any]] = {}
+    for method in METHODS.values():
+        if not method.fused:  # they have those of the methods that they are made of
+            for key, values in method.options.items():
+                takers.setdefault(key, {})[method.name] = values
+    found: list[click.Parameter] = []
+    for key, by_method in takers.items():
+        kinds = list(by_method.values())
+        settings: dict[str, Any] = {}
+        if isinstance(kinds[0], Number):
+            settings["type"] = click.INT if kinds[0].whole else click.FLOAT
+            settings["metavar"] = "NUMBER"
+        else:
+            settings["type"] = click.Choice(list(dict.fromkeys(str(v) for vs in kinds for v in vs)))
+        found.append(
+            Option(
+                [f"--{key.replace('_', '-')}", OF_METHOD + key],
+                section="Options of methods ('onnxcam methods NAME' explains them)",
+                help=_for_methods(by_method), **settings,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _for_methods(by_method: dict[str, Any]) -> str:
+    """Which methods an option is for, with their defaults."""
+    by_default: dict[str, list[str]] = {}
+    for name, values in by_method.items():
+        default = values.default if hasattr(values, "default") else values[0]
+        by_default.setdefault(f"{default:g}" if isinstance(default, float) else str(default),
+                              []).append(name)  # fmt: skip
+    parts = [f"{', '.join(names)} [default: {value}]" for value, names in by_default.items()]
+    return f"For {'; '.join(parts)}."
+
+
+def of_methods(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of methods that were given."""
+    return {
+        key.removeprefix(OF_METHOD): value
+        for key, value in given.items()
+        if key.startswith(OF_METHOD) and value is not None
+    }
+
+
+def asking(given: dict[str, Any]) -> dict[str, Any]:
+    """What `onnxcam.Explainer` wants of the question, running and label options."""
+    names = ("score", "provider", "ablation", "units", "patches_only", "smooth", "memory")
+    return {
+        "class_names": class_names(given),
+        "threads": given["threads"],
+        **{name: given[name] for name in names},
+    }
+
+
 layer_option: Callable[[Any], Any] = option(
     "--layer",
     metavar="LAYER",

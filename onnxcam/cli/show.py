@@ -102,7 +102,7 @@ class Bar:
         full = "#" * round(BAR * share)
         text = f"[{full:<{BAR}}] {share:4.0%}"
         text += f"  picture {self.done + 1} of {self.pictures}" if self.pictures > 1 else ""
-        text += f"  unit {done} of {units}" if units else ""
+        text += f"  {done} of {units}" if units else ""
         columns = shutil.get_terminal_size().columns
         self.clear()
         click.echo(f"{text}  {self.name}"[: columns - 1], err=True, nl=False)

@@ -49,21 +49,21 @@ def split(model: str, features: str, head: str, force: bool, as_json: bool, **gi
     for path, part in zip((Path(features), Path(head)), parts, strict=True):
         contents |= {path.parent / name: data for name, data in part.files(path.name).items()}
     names.check(list(contents), [Path(model)], force)
-    _write(contents, force)
+    write(contents, force)
     if as_json:
         paths = [features, head]
-        show.document([{"file": p, **_ends(m)} for p, m in zip(paths, parts, strict=True)])
+        show.document([{"file": p, **ends(m)} for p, m in zip(paths, parts, strict=True)])
         return
     layer = classifier.layer(given["layer"])
     show.facts(
         [
             ("layer", f"{layer.tensor}, {layer.units} units on {layer.grid[0]}×{layer.grid[1]}"),
-            *((path, _told(part)) for path, part in zip((features, head), parts, strict=True)),
+            *((path, told(part)) for path, part in zip((features, head), parts, strict=True)),
         ]
     )
 
 
-def _write(contents: dict[Path, bytes], force: bool) -> None:
+def write(contents: dict[Path, bytes], force: bool) -> None:
     """Writes all files; if one fails, those that this call made new are taken away again."""
     from onnxcam.files import write_atomic
 
@@ -81,10 +81,10 @@ def _write(contents: dict[Path, bytes], force: bool) -> None:
         raise
 
 
-def _ends(part: Model) -> dict[str, list[dict[str, Any]]]:
+def ends(part: Model) -> dict[str, list[dict[str, Any]]]:
     """Names and shapes of what goes into a model and what comes out."""
 
-    def told(values: Any) -> list[dict[str, Any]]:
+    def listed(values: Any) -> list[dict[str, Any]]:
         return [
             {
                 "name": value.name,
@@ -93,12 +93,13 @@ def _ends(part: Model) -> dict[str, list[dict[str, Any]]]:
             for value in values
         ]
 
-    return {"inputs": told(part.proto.graph.input), "outputs": told(part.proto.graph.output)}
+    return {"inputs": listed(part.proto.graph.input), "outputs": listed(part.proto.graph.output)}
 
 
-def _told(part: Model) -> str:
+def told(part: Model) -> str:
+    """What goes into a model and what comes out, in a line."""
     sides = [
         ", ".join(f"{end['name']} ({', '.join(map(str, end['shape']))})" for end in ends)
-        for ends in _ends(part).values()
+        for ends in ends(part).values()
     ]
     return " -> ".join(sides)

@@ -15,6 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from onnxcam.diff.vjp.quantised import column
 from onnxcam.diff.vjp.table import known
 from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
@@ -117,7 +118,7 @@ def _settle(e: Emitter, start: int, values: dict[str, gs.Tensor] | None = None) 
     model = Model(onnx.helper.make_model(graph, opset_imports=[version]))
     free = [outside[info.name] for info in graph.input]
     one, two = (
-        static_shapes(model, {t.name: bound(known(t), batch) or () for t in free})
+        static_shapes(model, {t.name: bound(t.shape, batch) or () for t in free if known(t)})
         for batch in (1, 2)
     )
     settled: dict[str, gs.Tensor] = {}
@@ -180,55 +181,80 @@ def _constant(attributes: dict[str, Any]) -> np.ndarray:
     return np.asarray(value, dtype)
 
 
-def _real(e: Emitter, node: gs.Node, x: int, scale: int, zero: int) -> gs.Tensor:
-    """The real numbers that the integer input at position `x` stands for."""
+def _real(e: Emitter, node: gs.Node, x: int, scale: int, zero: int, axis: int = 0) -> gs.Tensor:
+    """The real numbers that the integer input at position `x` stands for.
+
+    `axis`: where a scale of one axis lies. Scales of more axes are in the shape of the input.
+    """
     value, factor, offset = (node.inputs[i] for i in (x, scale, zero))
-    axis = 0 if factor.shape is not None and len(factor.shape) == 1 else None
-    real = e.DequantizeLinear(value, factor, offset, axis=axis)
-    real.dtype = np.dtype(np.float32)
+    factor, offset = _number(e, factor), _number(e, offset)
+    if len(known(factor)) > 1:
+        whole = e.cast(value, factor.dtype)
+        whole = e.Sub(whole, e.cast(offset, factor.dtype)) if offset.name else whole
+        return e.Mul(whole, factor)
+    real = e.DequantizeLinear(value, factor, offset, axis=axis if known(factor) else None)
+    real.dtype = factor.dtype
     return real
 
 
-def _whole(e: Emitter, node: gs.Node, y: gs.Tensor, scale: int, zero: int) -> list[gs.Tensor]:
-    y.dtype = np.dtype(np.float32)
-    result = e.QuantizeLinear(y, node.inputs[scale], node.inputs[zero])
+def _number(e: Emitter, t: gs.Tensor) -> gs.Tensor:
+    """A vector of one number as a number."""
+    return e.Reshape(t, []) if t.name and known(t) == [1] else t
+
+
+def _whole(
+    e: Emitter, node: gs.Node, y: gs.Tensor, scale: int, zero: int, axis: int = 0
+) -> list[gs.Tensor]:
+    """`y` as the integers that the node's output holds."""
+    factor, offset = _number(e, node.inputs[scale]), _number(e, node.inputs[zero])
+    y.dtype = factor.dtype
+    result = e.QuantizeLinear(y, factor, offset, axis=axis if known(factor) else None)
     result.dtype = node.outputs[0].dtype
     return [result]
 
 
+def _bias(e: Emitter, node: gs.Node, at: int, factor: float = 1.0) -> list[gs.Tensor]:
+    """The bias at an input's position, if any; it counts steps of input · weight scales."""
+    if len(node.inputs) <= at or not node.inputs[at].name:
+        return []
+    steps = e.Mul(_number(e, node.inputs[1]), _number(e, node.inputs[4]))
+    steps = e.Mul(steps, factor) if factor != 1 else steps
+    return [e.Mul(e.cast(node.inputs[at], node.inputs[1].dtype), steps)]
+
+
 def _qlinear_conv(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
-    # x, x scale, x zero, w, w scale, w zero, y scale, y zero, bias (in steps of x · w scales)
-    inputs = [_real(e, node, 0, 1, 2), _real(e, node, 3, 4, 5)]
-    if len(node.inputs) > 8 and node.inputs[8].name:
-        steps = e.Mul(node.inputs[1], node.inputs[4])
-        inputs.append(e.Mul(e.cast(node.inputs[8], np.float32), steps))
+    # x, x scale, x zero, w, w scale, w zero, y scale, y zero, bias
+    inputs = [_real(e, node, 0, 1, 2), _real(e, node, 3, 4, 5), *_bias(e, node, 8)]
     return _whole(e, node, e.op("Conv", inputs, dict(node.attrs))[0], 6, 7)
 
 
 def _qlinear_matmul(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
-    product = e.MatMul(_real(e, node, 0, 1, 2), _real(e, node, 3, 4, 5))
-    return _whole(e, node, product, 6, 7)
+    rank = [len(known(node.inputs[i])) for i in (0, 3)]  # scales of rows, and of columns
+    a = _real(e, node, 0, 1, 2, max(0, rank[0] - 2))
+    b = _real(e, node, 3, 4, 5, rank[1] - 1)
+    return _whole(e, node, e.MatMul(a, b), 6, 7, max(0, rank[0] - 2))
 
 
 def _qgemm(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
-    # a, a scale, a zero, b, b scale, b zero, c (in steps of a · b scales), y scale, y zero
-    inputs = [_real(e, node, 0, 1, 2), _real(e, node, 3, 4, 5)]
-    if node.inputs[6].name:
-        steps = e.Mul(node.inputs[1], node.inputs[4])
-        inputs.append(e.Mul(e.cast(node.inputs[6], np.float32), steps))
+    # a, a scale, a zero, b, b scale, b zero, c, y scale, y zero
+    columns = 0 if node.attrs.get("transB") else 1
+    inputs = [_real(e, node, 0, 1, 2), _real(e, node, 3, 4, 5, columns)]
+    inputs += _bias(e, node, 6, node.attrs.get("alpha", 1.0))
     y = e.op("Gemm", inputs, dict(node.attrs))[0]
-    y.dtype = np.dtype(np.float32)
+    y.dtype = inputs[0].dtype
     return _whole(e, node, y, 7, 8) if len(node.inputs) > 7 and node.inputs[7].name else [y]
 
 
-def _integers(op: str) -> Body:
+def _integers(op: str, *axes: int) -> Body:
+    """The product of integers; `axes`: where the zero points of each operand lie."""
+
     def body(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
         x, w, *zeros = node.inputs
         reals = []
-        for t, zero in zip((x, w), [*zeros, None, None][:2], strict=True):
+        for t, zero, axis in zip((x, w), [*zeros, None, None][:2], axes, strict=True):
             real = e.cast(t, np.float32)
             if zero is not None and zero.name:
-                real = e.Sub(real, e.cast(zero, np.float32))
+                real = e.Sub(real, column(e, zero, t, axis, np.dtype(np.float32)))
             reals.append(real)
         return [e.cast(e.op(op, reals, dict(node.attrs))[0], np.int32)]
 
@@ -245,10 +271,21 @@ def _pair(op: str) -> Body:
 
 def _single(op: str) -> Body:
     def body(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
-        attributes = {k: v for k, v in node.attrs.items() if k != "channels_last"}
+        attributes = dict(node.attrs)
+        if attributes.pop("channels_last", 0):
+            raise OpError("there is no gradient rule for it with the channels last")
+        rank = len(known(node.inputs[0]))
+        older = attributes.pop("opset", 13) < 13  # then it normalises over all axes from `axis` on
+        if older and attributes.get("axis", -1) % rank != rank - 1:
+            raise OpError("there is no gradient rule for it over several axes")
         return _whole(e, node, e.op(op, [_real(e, node, 0, 1, 2)], attributes)[0], 3, 4)
 
     return body
+
+
+def _qlinear_where(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
+    either = _real(e, node, 1, 2, 3), _real(e, node, 4, 5, 6)
+    return _whole(e, node, e.Where(node.inputs[0], *either), 7, 8)
 
 
 def _qlinear_concat(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
@@ -256,15 +293,25 @@ def _qlinear_concat(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
     return _whole(e, node, e.Concat(*parts, **node.attrs), 0, 1)
 
 
+def _plainly(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
+    """The standard operator of the same name."""
+    made = e.op(node.op, list(node.inputs), dict(node.attrs))
+    for new, old in zip(made, node.outputs, strict=True):
+        new.dtype, new.shape = old.dtype, old.shape
+    return [*made]
+
+
 BODIES: dict[tuple[str, str], Body] = {
     ("", "QLinearConv"): _qlinear_conv,
     ("", "QLinearMatMul"): _qlinear_matmul,
-    ("", "ConvInteger"): _integers("Conv"),
-    ("", "MatMulInteger"): _integers("MatMul"),
+    ("", "ConvInteger"): _integers("Conv", 1, 0),
+    ("", "MatMulInteger"): _integers("MatMul", -2, -1),
     ("com.microsoft", "QGemm"): _qgemm,
     ("com.microsoft", "QLinearAdd"): _pair("Add"),
     ("com.microsoft", "QLinearMul"): _pair("Mul"),
     ("com.microsoft", "QLinearConcat"): _qlinear_concat,
+    ("com.microsoft", "QLinearWhere"): _qlinear_where,
+    **{("com.microsoft", op): _plainly for op in ("QuantizeLinear", "DequantizeLinear")},
     **{
         ("com.microsoft", f"QLinear{op}"): _single(op)
         for op in ("Sigmoid", "LeakyRelu", "Softmax", "AveragePool", "GlobalAveragePool")

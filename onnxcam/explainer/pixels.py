@@ -158,7 +158,7 @@ def coverage(b: Bench, what: Recipe) -> tuple[np.ndarray, np.ndarray]:
 def occluded(b: Bench, what: Recipe) -> T:
     """y − y without one window after the other, (N, M, windows)."""
     e, info = b.e, b.classifier.image
-    ground = stacks.background(e, b.image, info, dict(what.settings)["fill"])
+    ground = stacks.background(e, b.image, info, dict(what.settings)["muted"])
 
     def run(masks: T) -> T:
         wide = e.axes("Unsqueeze", masks, [1])
@@ -171,7 +171,7 @@ def occluded(b: Bench, what: Recipe) -> T:
 def sampled(b: Bench, what: Recipe) -> T:
     """Σ score · mask over random masks, (N, M, H, W)."""
     s, e, info = dict(what.settings), b.e, b.classifier.image
-    ground = stacks.background(e, b.image, info, s["fill"])
+    ground = stacks.background(e, b.image, info, s["muted"])
     h, w = info.size
 
     def run(masks: T) -> T:

@@ -75,6 +75,20 @@ def _range(start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> np.ndarra
     return np.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
+def _clip(x: np.ndarray, low: Any = None, high: Any = None) -> np.ndarray:
+    x = x if low is None else np.maximum(x, low)  # ONNX lets `high` win where the limits cross
+    return x if high is None else np.minimum(x, high)
+
+
+def _one_hot(indices: Any, depth: Any, values: np.ndarray, axis: int = -1) -> np.ndarray:
+    size = int(np.asarray(depth).reshape(-1)[0])
+    if np.size(indices) * size * values.itemsize > MOST_BYTES:
+        raise ValueError("too large to fold")
+    places = np.asarray(indices, np.int64)[..., None]
+    places = np.where((places < -size) | (places >= size), size, places % size)
+    return np.moveaxis(np.where(places == np.arange(size), values[1], values[0]), -1, axis)
+
+
 def _reduce(function: Callable[..., Any]) -> Callable[..., np.ndarray]:
     def reduce(
         x: np.ndarray, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0
@@ -108,6 +122,8 @@ FOLD: dict[str, Callable[..., np.ndarray]] = {
     "Sqrt": np.sqrt,
     "Min": lambda *xs: functools.reduce(np.minimum, xs),
     "Max": lambda *xs: functools.reduce(np.maximum, xs),
+    "Clip": _clip,
+    "OneHot": _one_hot,
     "Equal": np.equal,
     "Less": np.less,
     "Greater": np.greater,

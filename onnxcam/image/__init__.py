@@ -5,13 +5,16 @@ from onnxcam.image.draw import (
     colour,
     figure,
     lay_on,
+    most_seen,
     normalise,
     overlay,
+    panel,
     save_image,
     seen,
 )
 from onnxcam.image.find import find_pictures
 from onnxcam.image.geometry import Geometry
+from onnxcam.image.grid import CELL, Cell, grid
 from onnxcam.image.guess import Choice, candidates, choose
 from onnxcam.image.presets import (
     PRESETS,
@@ -25,8 +28,10 @@ from onnxcam.image.presets import (
 from onnxcam.image.read import MAX_PIXELS, Picture, read_picture
 
 __all__ = [
+    "CELL",
     "MAX_PIXELS",
     "PRESETS",
+    "Cell",
     "Choice",
     "Geometry",
     "Picture",
@@ -41,10 +46,13 @@ __all__ = [
     "find_sidecar",
     "from_config",
     "from_metadata",
+    "grid",
     "lay_on",
     "load_preset",
+    "most_seen",
     "normalise",
     "overlay",
+    "panel",
     "read_picture",
     "save_image",
     "seen",

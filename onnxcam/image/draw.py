@@ -10,18 +10,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from onnxcam.errors import OptionError
-from onnxcam.image.heat import colormap_names, colour, lay_on, normalise, seen
+from onnxcam.image.heat import colormap_names, colour, lay_on, most_seen, normalise, seen
 from onnxcam.image.read import Picture
 from onnxcam.image.save import save_image
-from onnxcam.image.text import fit, font
+from onnxcam.image.text import CAPTION_SIZE, FAINT, font, height_of, title, write
 
 __all__ = [
     "colormap_names",
     "colour",
     "figure",
     "lay_on",
+    "most_seen",
     "normalise",
     "overlay",
+    "panel",
     "save_image",
     "seen",
 ]
@@ -29,8 +31,7 @@ __all__ = [
 PANEL = 400  # longest side of a panel, in pixels
 TINY = 100  # longest side of a picture whose single pixels are worth seeing
 MARGIN, GAP, BAR = 20, 16, 12
-TITLE_SIZE, LINE_SIZE, CAPTION_SIZE = 20, 14, 13
-INK, FAINT, PAPER = (24, 24, 28), (96, 96, 104), (255, 255, 255)
+PAPER = (255, 255, 255)
 UNSEEN = (208, 208, 212)
 
 Mask = NDArray[np.bool_]
@@ -126,8 +127,7 @@ def figure(
     """
     _check(picture, heat, alpha)
     pixels, shown_heat, shown_seen = _to_panel(picture, heat, seen)
-    map_pixels = colour(shown_heat, colormap, signed=signed)
-    map_pixels[~shown_seen] = UNSEEN
+    map_pixels = _alone(shown_heat, colormap, shown_seen, signed)
     mixed = _blend(pixels, shown_heat, colormap, alpha, shown_seen, signed)
     named = {"picture": pixels, "heat map": map_pixels, "overlay": mixed}
     high, wide = pixels.shape[:2]
@@ -135,26 +135,18 @@ def figure(
     cell = max(wide, 150)  # a narrow picture still needs room for captions and title
     bar = BAR + 22  # the scale and its numbers
     width = cell + bar if stacked else 3 * cell + 2 * GAP + bar
-    styles = [(TITLE_SIZE, INK)] + [(LINE_SIZE, FAINT)] * len(lines)
-    title = [
-        (line, size, ink)
-        for text, (size, ink) in zip(lines, styles, strict=False)
-        for line in fit(text, size, width)
-    ]
-    head = sum(size + 7 for _, size, _ in title) + (8 if title else 0)
+    said = title(lines, width)
+    head = height_of(said) + (8 if said else 0)
     row = high + CAPTION_SIZE + 8
     height = head + (3 * row + 2 * GAP if stacked else row)
 
     sheet = Image.new("RGB", (width + 2 * MARGIN, height + 2 * MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    y = MARGIN
-    for text, size, ink in title:
-        draw.text((MARGIN, y), text, ink, font(size))
-        y += size + 7
+    write(draw, MARGIN, MARGIN, said)
     x, y = MARGIN, MARGIN + head
-    for name, panel in named.items():
+    for name, shown in named.items():
         left = x + (cell - wide) // 2
-        sheet.paste(Image.fromarray(panel), (left, y))
+        sheet.paste(Image.fromarray(shown), (left, y))
         draw.text((left, y + high + 6), name, FAINT, font(CAPTION_SIZE))
         if name == "heat map":
             _scale(sheet, (left + wide + 8, y, BAR, high), colormap, signed)
@@ -165,14 +157,50 @@ def figure(
     return sheet
 
 
+def panel(
+    picture: Picture,
+    heat: NDArray[Any] | None,
+    *,
+    longest: int = PANEL,
+    colormap: str | None = None,
+    alpha: float | None = 0.5,
+    seen: Mask | None = None,
+) -> NDArray[np.uint8]:
+    """A small overlay, as the figure and the grid show it.
+
+    Args:
+        picture: The original.
+        heat: As in `overlay`; None for the picture alone.
+        longest: The longest side of the panel, in pixels.
+        colormap, seen: As in `overlay`.
+        alpha: As in `overlay`; None for the heat map alone.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    if heat is None:
+        return _to_panel(picture, np.zeros((1, 1)), None, longest)[0]
+    _check(picture, heat, 0.5 if alpha is None else alpha)
+    pixels, shown, mask = _to_panel(picture, heat, seen, longest)
+    if alpha is None:
+        return _alone(shown, colormap, mask, False)
+    return _blend(pixels, shown, colormap, alpha, mask, False)
+
+
+def _alone(heat: NDArray[Any], colormap: str | None, seen: Mask, signed: bool) -> NDArray[np.uint8]:
+    pixels = colour(heat, colormap, signed=signed)
+    pixels[~seen] = UNSEEN
+    return pixels
+
+
 def _to_panel(
-    picture: Picture, heat: NDArray[Any], mask: Mask | None
+    picture: Picture, heat: NDArray[Any], mask: Mask | None, side: int = PANEL
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], Mask]:
     """Picture, heat map and mask at the size in which a panel shows them."""
     longest = max(picture.width, picture.height)
     # Whole steps keep the pixels of a tiny picture square and sharp; a 1 x 1 stays visible, too.
     tiny = longest < TINY
-    factor = PANEL // longest if tiny else PANEL / longest
+    factor = max(1, side // longest) if tiny else side / longest
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     sharp = Image.Resampling.NEAREST
     how, heat_how = (

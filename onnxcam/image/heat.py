@@ -13,6 +13,8 @@ from onnxcam.image.geometry import Geometry
 
 DEFAULT_COLORMAP = "inferno"
 SIGNED_COLORMAP = "RdBu_r"
+EXTREME = 99.5
+"""Percentile above which the values of a map of pixels all look the same."""
 
 
 def lay_on(raw: NDArray[Any], geometry: Geometry, width: int, height: int) -> NDArray[np.float32]:
@@ -59,6 +61,21 @@ def seen(geometry: Geometry, width: int, height: int) -> NDArray[np.bool_]:
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     columns, rows = (x >= left) & (x <= right), (y >= top) & (y <= bottom)
     return np.asarray(rows[:, None] & columns[None, :])
+
+
+def most_seen(raw: NDArray[Any], percentile: float = EXTREME) -> float:
+    """The value from which on a map of pixels is drawn in the last colour.
+
+    Args:
+        raw: A map of any shape.
+        percentile: Share of its values, in percent, that stay below.
+
+    Returns:
+        That percentile; the greatest value where the percentile is not positive, since of a map
+        that is zero almost everywhere the rest is all there is to see.
+    """
+    most = float(np.percentile(raw, percentile))
+    return most if most > 0 else float(raw.max())
 
 
 def normalise(raw: NDArray[Any], *, signed: bool = False) -> NDArray[np.float32]:

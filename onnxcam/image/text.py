@@ -1,12 +1,52 @@
-"""Text on pictures: the font, and fitting lines to a width."""
+"""Text on pictures: the font, fitting lines to a width, and setting them."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from PIL import ImageFont
+from PIL import ImageDraw, ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+TITLE_SIZE, LINE_SIZE, CAPTION_SIZE = 20, 14, 13
+LEADING = 7
+INK, FAINT = (24, 24, 28), (96, 96, 104)
+
+
+class Line(NamedTuple):
+    """A line as it is set: what, how large, in which colour."""
+
+    text: str
+    size: int
+    ink: tuple[int, int, int]
+
+
+def title(
+    lines: Sequence[str], width: int, first: int = TITLE_SIZE, rest: int = LINE_SIZE, most: int = 2
+) -> list[Line]:
+    """The lines broken to `width`, each into `most` at most: the first in ink, the rest faint."""
+    styles = [(first, INK)] + [(rest, FAINT)] * len(lines)
+    return [
+        Line(text, size, ink)
+        for long, (size, ink) in zip(lines, styles, strict=False)
+        for text in fit(long, size, width, most)
+    ]
+
+
+def height_of(lines: Sequence[Line], leading: int = LEADING) -> int:
+    """The height that the lines take, in pixels."""
+    return sum(line.size + leading for line in lines)
+
+
+def write(
+    draw: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[Line], leading: int = LEADING
+) -> None:
+    """Sets the lines, one below the other, their left top corner at (x, y)."""
+    for text, size, ink in lines:
+        draw.text((x, y), text, ink, font(size))
+        y += size + leading
 
 
 @functools.lru_cache(maxsize=8)

@@ -33,18 +33,18 @@ def grad_cam(e: Emitter, needs: Needs) -> Result:
     "grad-cam++",
     "Grad-CAM++",
     needs=("gradient",),
-    options={"alpha": ("closed", "general")},
-    extra={("alpha", "general"): "derivatives"},
+    options={"form": ("closed", "general")},
+    extra={("form", "general"): "derivatives"},
     smooths=True,
 )
-def grad_cam_plus_plus(e: Emitter, needs: Needs, alpha: str = "closed") -> Result:
+def grad_cam_plus_plus(e: Emitter, needs: Needs, form: str = "closed") -> Result:
     """Weights each unit by its positive gradients, each with a share α of its own.
 
     Chattopadhyay et al., Grad-CAM++, WACV 2018: w_k = Σ_ij α_k^ij ReLU(g_k^ij), with Y = exp(y),
     whose common factor exp(y) is left out, g = ∂y/∂A and S_k = Σ_ij A_k^ij.
 
-    * `alpha="closed"`: α = g² / (2 g² + S g³), for a head that is linear in pieces; 0 where g is 0.
-    * `alpha="general"`: from the second and third derivatives of Y for every cell of A,
+    * `form="closed"`: α = g² / (2 g² + S g³), for a head that is linear in pieces; 0 where g is 0.
+    * `form="general"`: from the second and third derivatives of Y for every cell of A,
       α = Y″ / (2 Y″ + S Y‴), for heads that bend (Softmax, GELU, Sigmoid, …). Where all of them
       vanish it is the closed form at no cost; else it runs the head once for every cell: long.
 
@@ -54,7 +54,7 @@ def grad_cam_plus_plus(e: Emitter, needs: Needs, alpha: str = "closed") -> Resul
     g = needs.gradient
     total = e.axes("Unsqueeze", e.axes("ReduceSum", needs.feature, [2, 3], keepdims=1), [1])
     positive = e.Relu(g)
-    if alpha == "closed" or needs.derivatives == (None, None):
+    if form == "closed" or needs.derivatives == (None, None):
         # α · ReLU(g) with g² cancelled: g / (2 + S g).
         shares = over(e, positive, e.Add(e.Mul(total, positive), 2.0))
     else:

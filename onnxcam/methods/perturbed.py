@@ -45,12 +45,12 @@ def recipro_cam(e: Emitter, needs: Needs, kernel: str = "gaussian") -> Result:
     options={
         "window": Number(0.15, 0.001, 1),
         "stride": Number(0.05, 0.001, 1),
-        "fill": FILLS,
+        "muted": FILLS,
     },
     pixels=True,
 )
 def occlusion(
-    e: Emitter, needs: Needs, window: float = 0.15, stride: float = 0.05, fill: str = "zero"
+    e: Emitter, needs: Needs, window: float = 0.15, stride: float = 0.05, muted: str = "zero"
 ) -> Result:
     """Mutes one window of pixels after the other and shows what the score loses.
 
@@ -59,7 +59,7 @@ def occlusion(
     the positive part. One run of the model for each window.
 
     * `window`, `stride`: side of the window and step, as shares of the image's sides.
-    * `fill`: what muted pixels become: 0 in the values that the model takes, or the mean colour.
+    * `muted`: what muted pixels become: 0 in the values that the model takes, or the mean colour.
     """
     assert needs.occluded is not None
     rows, columns = needs.coverage
@@ -78,13 +78,13 @@ def occlusion(
         "cells": Number(7, 1, 64, whole=True),
         "keep": Number(0.5, 0.01, 0.99),
         "seed": Number(0, 0, whole=True),
-        "fill": FILLS,
+        "muted": FILLS,
     },
     pixels=True,
 )
 def rise(
     e: Emitter, needs: Needs, masks: int = 4000, cells: int = 7, keep: float = 0.5, seed: int = 0,
-    fill: str = "zero",
+    muted: str = "zero",
 ) -> Result:  # fmt: skip
     """Averages random masks, each weighted by the score of the image seen through it.
 
@@ -94,7 +94,7 @@ def rise(
     One run of the model for each mask.
 
     * `masks`, `seed`: how many, and which ones; the paper takes 4000 to 8000.
-    * `fill`: what muted pixels become, as for Occlusion.
+    * `muted`: what muted pixels become, as for Occlusion.
     """
     assert needs.sampled is not None
     raw = e.Mul(needs.sampled, 1 / (masks * keep))

@@ -1,7 +1,8 @@
-"""Convolutions. The gradient for the image is a convolution again wherever weights are constant.
+"""Convolutions.
 
-ONNX Runtime's Conv is much faster than its ConvTranspose, so strides are undone by hand: every
-phase of the input grid sees its own part of the kernel (sub-pixel convolution).
+The gradient for the image is a ConvTranspose. Where weights are constant and that is faster, it is
+written as a Conv with the kernel turned around: without strides, for kernels of one cell, and for
+depthwise kernels, where ConvTranspose goes through the channels one by one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Window:
 
     @property
     def left(self) -> list[int]:
-        """Cells at the end of each padded axis that no window reaches (negative: it reaches out)."""
+        """Cells at the end of each padded axis that no window reaches; negative: it reaches out."""
         cells = zip(self.size, self.begins, self.out, self.strides, self.spans, strict=True)
         return [n + b - ((o - 1) * s + span) for n, b, o, s, span in cells]
 
@@ -128,17 +129,22 @@ def spread(e: Emitter, g: T, w: T, at: Window, group: int) -> T:
     weights = array_of(w)
     if weights is None or min(at.begins) < 0:
         return _transposed(e, g, w, at, group)
-    one = all(s == 1 for s in at.strides)
-    reach = [span - 1 - b for span, b in zip(at.spans, at.begins, strict=True)]
-    ends = [span - 1 + n for span, n in zip(at.spans, at.left, strict=True)]
-    if one and min(reach + ends) >= 0:
-        turned = e.tensor(_turned(weights, group))
-        return e.Conv(g, turned, pads=[*reach, *ends], dilations=at.dilations, group=group)
     if all(k == 1 for k in at.kernel) and not any(at.begins):
-        return _apart(e, e.Conv(g, e.tensor(_turned(weights, group)), group=group), at)
-    if at.strides == [2, 2] and at.dilations == [1, 1] and group in (1, len(weights)):
-        return _by_phases(e, g, weights, at, group)
-    return _transposed(e, g, w, at, group)
+        g = e.Conv(g, e.tensor(_turned(weights, group)), group=group)
+        missing = [n - s * o for n, o, s in zip(at.size, at.out, at.strides, strict=True)]
+        space = [0] * len(missing)
+        return framed(e, _apart(e, g, at), [0, 0, *space], [0, 0, *missing])
+    if any(s > 1 for s in at.strides) and len(weights) > group:
+        return _transposed(e, g, w, at, group)
+    reach = [span - 1 - b for span, b in zip(at.spans, at.begins, strict=True)]
+    cells = zip(at.size, at.out, at.strides, at.begins, strict=True)
+    ends = [n - s * o + b for n, o, s, b in cells]
+    if min(reach + ends) < 0:
+        return _transposed(e, g, w, at, group)
+    turned = e.tensor(_turned(weights, group))
+    return e.Conv(
+        _apart(e, g, at), turned, pads=[*reach, *ends], dilations=at.dilations, group=group
+    )
 
 
 def _turned(weights: np.ndarray, group: int) -> np.ndarray:
@@ -150,48 +156,21 @@ def _turned(weights: np.ndarray, group: int) -> np.ndarray:
 
 
 def _apart(e: Emitter, g: T, at: Window) -> T:
-    """Zeros between the cells of `g`, up to the size of the input grid (a kernel of one cell)."""
-    if not all(s == 1 for s in at.strides):
-        tall = [0, 0]
-        for o in at.out:
-            tall += [o, 1]
-        pads = [0] * len(tall) + [0, 0]
-        for s in at.strides:
-            pads += [0, s - 1]
-        wide = [o * s for o, s in zip(at.out, at.strides, strict=True)]
-        g = e.Reshape(e.Pad(e.Reshape(g, tall), pads), [0, 0, *wide])
-    missing = [n - o * s for n, o, s in zip(at.size, at.out, at.strides, strict=True)]
-    return framed(e, g, [0, 0, *[0] * len(missing)], [0, 0, *missing])
+    """`g` with strides − 1 zeros behind each cell, along every spatial axis."""
+    if all(s == 1 for s in at.strides):
+        return g
+    every = np.ones([1, 1] + [1] * len(at.out), g.dtype)
+    for axis, (o, s) in enumerate(zip(at.out, at.strides, strict=True), 2):
+        line = np.arange(o * s) % s == 0
+        every = every * line.reshape([-1 if i == axis else 1 for i in range(every.ndim)])
+    return e.Mul(repeated(e, g, at.strides), every.astype(g.dtype))
 
 
-def _by_phases(e: Emitter, g: T, weights: np.ndarray, at: Window, group: int) -> T:
-    """Stride 2: cell i of the input is in phase r = (i + begin) mod 2, and sees every 2nd tap.
-
-    With q = (i + begin) // 2 it is Σ_u g[q − u] · w[r + 2u]: for each phase a convolution of `g`
-    at its own resolution; DepthToSpace weaves the four phases together.
-    """
-    m, c, *kernel = weights.shape
-    taps = [-(-k // 2) for k in kernel]
-    cells = [-(-(n + b) // 2) for n, b in zip(at.size, at.begins, strict=True)]
-    padded = np.zeros((m, c, *(2 * t for t in taps)), weights.dtype)
-    padded[:, :, : kernel[0], : kernel[1]] = weights
-    ends = [n - o for n, o in zip(cells, at.out, strict=True)]
-    if min(ends) < 0:  # output cells that no input cell reaches
-        g = e.Slice(g, [0, 0], cells, [2, 3])
-        ends = [max(0, n) for n in ends]
-    pads = [taps[0] - 1, taps[1] - 1, *ends]
-    phases = [padded[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)]
-    if group == 1:
-        woven = np.stack([_turned(p, 1) for p in phases], 1)  # (C, 4, M, taps)
-        rows = woven.reshape(4 * c, m, *taps)
-        fine = e.DepthToSpace(e.Conv(g, e.tensor(rows), pads=pads), blocksize=2, mode="CRD")
-    else:  # depthwise: one convolution for each phase keeps the fast depthwise kernel
-        parts = [e.Conv(g, e.tensor(_turned(p, group)), pads=pads, group=group) for p in phases]
-        fine = e.DepthToSpace(e.Concat(*parts, axis=1), blocksize=2, mode="DCR")
-    if [2 * n for n in cells] == at.size and not any(at.begins):
-        return fine
-    last = [b + n for b, n in zip(at.begins, at.size, strict=True)]
-    return e.Slice(fine, at.begins, last, [2, 3])
+def repeated(e: Emitter, g: T, times: Sequence[int]) -> T:
+    """Every cell of `g` as a block of cells, `times` of them along each spatial axis."""
+    scales = e.tensor(np.array([1, 1, *times], np.float32))
+    how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return e.Resize(g, None, scales, mode="nearest", **how)
 
 
 def _transposed(e: Emitter, g: T, w: T, at: Window, group: int) -> T:

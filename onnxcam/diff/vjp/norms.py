@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxcam.diff.vjp.table import Answer, dims, fixed, known, unbroadcast, vjp
@@ -28,18 +29,21 @@ def batch_normalization(
         return [None] * 5
     column = [1, -1] + [1] * (len(known(x)) - 2)
     space = [0, *range(2, len(known(x)))]
-    deviation = e.Sqrt(e.Add(var, epsilon))
+    inverse = e.Reciprocal(e.Sqrt(e.Add(e.cast(var, g.dtype), epsilon)))
+    factor = e.Mul(e.cast(scale, g.dtype), inverse)
 
-    def of_scale() -> T:
-        offset = e.Sub(x, e.Reshape(mean, column))
-        return e.Div(e.axes("ReduceSum", e.Mul(g, offset), space, keepdims=0), deviation)
+    def summed(t: T) -> T:
+        return e.axes("ReduceSum", t, space, keepdims=0)
+
+    def share() -> T:
+        return summed(e.Mul(g, e.Sub(x, e.Reshape(e.cast(mean, g.dtype), column))))
 
     return [
-        lambda: e.Mul(g, e.Reshape(e.Div(scale, deviation), column)),
-        of_scale,
-        lambda: e.axes("ReduceSum", g, space, keepdims=0),
-        None,
-        None,
+        lambda: e.Mul(g, e.Reshape(factor, column)),
+        lambda: e.Mul(share(), inverse),
+        lambda: summed(g),
+        lambda: e.Neg(e.Mul(summed(g), factor)),
+        lambda: e.Mul(e.Mul(share(), factor), e.Mul(e.Mul(inverse, inverse), -0.5)),
     ]
 
 
@@ -48,24 +52,36 @@ def layer_normalization(
     e: Emitter, gs_: list[T | None], ys: list[T], x: T, scale: T, b: T | None = None,
     axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1,
 ) -> Answers:  # fmt: skip
-    g, node = gs_[0], ys[0].inputs[0]
-    if g is None:
-        return [None] * 3
+    (g, *others), node = gs_, ys[0].inputs[0]
     rank = len(known(x))
     axes = list(range(axis % rank, rank))
-    while len(node.outputs) < 3:  # the operator itself gives mean and 1 / deviation
-        name = e.name(("Mean", "InvStdDev")[len(node.outputs) - 1])
-        shape = [1 if i in axes else n for i, n in enumerate(known(x))]
-        node.outputs.append(gs.Variable(name, np.dtype(np.float32), shape))
-    mean, inverse = (e.cast(t, g.dtype) for t in node.outputs[1:3])
+    shape = [1 if i in axes else n for i, n in enumerate(known(x))]
+    stash = onnx.helper.tensor_dtype_to_np_dtype(stash_type)
+    for i, hint in ((1, "Mean"), (2, "InvStdDev")):  # the operator itself gives these two
+        if len(node.outputs) <= i:
+            node.outputs.append(gs.Variable(e.name(hint), stash, shape))
+        elif not node.outputs[i].name:
+            node.outputs[i] = gs.Variable(e.name(hint), stash, shape)
+    mean, inverse = (e.cast(t, x.dtype) for t in node.outputs[1:3])
     normed = e.Mul(e.Sub(x, mean), inverse)
 
-    def of_scale() -> T:
-        return unbroadcast(e, e.Mul(g, normed), known(x), scale)
+    def of_x() -> T:
+        cells = int(np.prod([fixed(x, a) for a in axes]))
+        of_mean, of_inverse = ([None if t is None else e.cast(t, x.dtype) for t in others]
+                               + [None, None])[:2]  # fmt: skip
+        parts = [] if g is None else [centred(e, e.Mul(g, scale), normed, inverse, axes)]
+        if of_mean is not None:
+            parts.append(e.Expand(e.Mul(of_mean, 1 / cells), e.Shape(x)))
+        if of_inverse is not None:
+            slope = e.Mul(of_inverse, e.Mul(e.Mul(inverse, inverse), -1 / cells))
+            parts.append(e.Mul(slope, normed))
+        return e.Sum(*parts) if len(parts) > 1 else parts[0]
 
+    if g is None:
+        return [of_x, None, None]
     return [
-        lambda: centred(e, e.Mul(g, scale), normed, inverse, axes),
-        of_scale,
+        of_x,
+        lambda: unbroadcast(e, e.Mul(g, normed), known(x), scale),
         (lambda: unbroadcast(e, g, known(x), b)) if b is not None else None,
     ]
 
@@ -104,7 +120,9 @@ def lp_normalization(e: Emitter, g: T, y: T, x: T, axis: int = -1, p: int = 2) -
         norm = e.Sqrt(e.axes("ReduceSum", e.Mul(x, x), axes, keepdims=1))
         slope = y
     share = e.axes("ReduceSum", e.Mul(g, y), axes, keepdims=1)
-    return [e.Div(e.Sub(g, e.Mul(slope, share)), norm)]
+    none = e.Equal(norm, 0.0)  # the result of zeros is zeros
+    whole = e.Div(e.Sub(g, e.Mul(slope, share)), e.Where(none, 1.0, norm))
+    return [e.Where(none, 0.0, whole)]
 
 
 @vjp("LRN")

@@ -12,12 +12,18 @@ from typing import TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcam.diff.vjp.table import Answer, known, vjp
-from onnxcam.errors import OpError
+from onnxcam.diff.vjp.table import Answer, fixed, known, vjp
 from onnxcam.graph.emit import Emitter
 
 T: TypeAlias = gs.Tensor
 Answers: TypeAlias = Sequence[Answer]
+
+
+_FLOATS = {
+    **{"float8_e4m3fn": 448.0, "float8_e4m3fnuz": 240.0, "float4_e2m1fn": 6.0},
+    **{"float8_e5m2": 57344.0, "float8_e5m2fnuz": 57344.0},
+}
+"""The largest number of each type of few bits."""
 
 
 @vjp("QuantizeLinear")
@@ -25,14 +31,12 @@ def quantize_linear(
     e: Emitter, g: T, y: T, x: T, scale: T, zero: T | None = None, axis: int = 1,
     block_size: int = 0, output_dtype: int = 0, saturate: int = 1, precision: int = 0,
 ) -> Answers:  # fmt: skip
-    if block_size:
-        raise OpError("QuantizeLinear in blocks has no gradient rule")
-    steps = _column(e, scale, x, axis)
-    limits = np.iinfo(y.dtype)
-    level = e.Div(x, steps)
-    if zero is not None:
-        level = e.Add(level, _column(e, e.cast(zero, x.dtype), x, axis))
-    inside = e.And(e.Greater(level, float(limits.min)), e.Less(level, float(limits.max)))
+    steps = column(e, scale, x, axis, g.dtype, block_size)
+    level = e.Div(e.cast(x, g.dtype), steps)
+    if zero is not None and np.dtype(y.dtype).name not in _FLOATS:  # there it only says the type
+        level = e.Add(level, column(e, zero, x, axis, g.dtype, block_size))
+    low, high = _limits(np.dtype(y.dtype))
+    inside = e.And(e.Greater(level, low), e.Less(level, high))
     return [e.Where(inside, e.Div(g, steps), 0.0), None, None]
 
 
@@ -41,9 +45,7 @@ def dequantize_linear(
     e: Emitter, g: T, y: T, x: T, scale: T, zero: T | None = None, axis: int = 1,
     block_size: int = 0, output_dtype: int = 0,
 ) -> Answers:  # fmt: skip
-    if block_size:
-        raise OpError("DequantizeLinear in blocks has no gradient rule")
-    return [e.Mul(g, _column(e, scale, x, axis)), None, None]
+    return [e.Mul(g, column(e, scale, x, axis, g.dtype, block_size)), None, None]
 
 
 @vjp("DynamicQuantizeLinear", many=True)
@@ -52,9 +54,21 @@ def dynamic_quantize_linear(e: Emitter, gs_: list[T | None], ys: list[T], x: T) 
     return [None if g is None else e.Div(g, ys[1])]  # the range itself is taken as given
 
 
-def _column(e: Emitter, t: T, x: T, axis: int) -> T:
-    """A scale or zero point for each channel, shaped to be broadcast along `axis`."""
-    if t.shape is None or len(t.shape) != 1 or t.shape[0] == 1:
+def _limits(dtype: np.dtype) -> tuple[float, float]:
+    """The range of an integer type or of a float type of few bits."""
+    if dtype.name in _FLOATS:
+        return -_FLOATS[dtype.name], _FLOATS[dtype.name]
+    unsigned = dtype.name.startswith("u")
+    bits = int(dtype.name.removeprefix("u").removeprefix("int"))
+    return (0.0, 2.0**bits - 1) if unsigned else (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
+
+
+def column(e: Emitter, t: T, x: T, axis: int, dtype: np.dtype, block: int = 0) -> T:
+    """A scale or zero point shaped to be broadcast to `x`: one number for all, for each place on
+    `axis`, or for each block of places there."""
+    t, rank = e.cast(t, dtype), len(known(x))
+    if block:
+        return e.Gather(t, np.arange(fixed(x, axis % rank)) // block, axis=axis)
+    if len(known(t)) != 1 or known(t)[0] == 1:
         return t
-    rank = len(known(x))
     return e.Reshape(t, [-1 if i == axis % rank else 1 for i in range(rank)])

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcam.diff.vjp.table import Answer, vjp
+from onnxcam.diff.vjp.table import Answer, dims, known, vjp
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of
 
@@ -29,9 +29,19 @@ def relu(e: Emitter, g: T, y: T, x: T) -> Answers:
 def clip(e: Emitter, g: T, y: T, x: T, low: T | None = None, high: T | None = None) -> Answers:
     inside = [e.Greater(y, low)] if _bounds(low) else []
     inside += [e.Less(y, high)] if _bounds(high) else []
-    if not inside:
-        return [g]
-    return [e.Where(inside[0] if len(inside) == 1 else e.And(*inside), g, 0.0)]
+    kept = e.And(*inside) if len(inside) == 2 else inside[0] if inside else None
+
+    def of(bound: T) -> T:  # what is not inside sits at a bound, at `high` if that is below `low`
+        there = e.Equal(y, bound)
+        if bound is low and high is not None:
+            there = e.And(there, e.Less(low, high))
+        return e.Reshape(e.ReduceSum(e.Where(there, g, 0.0), keepdims=0), dims(known(bound)))
+
+    return [
+        g if kept is None else e.Where(kept, g, 0.0),
+        None if low is None else lambda: of(low),
+        None if high is None else lambda: of(high),
+    ]
 
 
 def _bounds(limit: T | None) -> bool:

@@ -59,29 +59,24 @@ def _reduce_mean(e: Emitter, g: T, y: T, x: T, axes: list[int]) -> T:
 @_reduction("ReduceMin")
 def _reduce_extreme(e: Emitter, g: T, y: T, x: T, axes: list[int]) -> T:
     hit = e.Equal(x, y)  # equals share the gradient
-    count = e.axes("ReduceSum", e.Where(hit, e.tensor(1.0, g.dtype), 0.0), axes, keepdims=1)
+    count = e.axes("ReduceSum", e.cast(hit, g.dtype), axes, keepdims=1) if axes else 1.0
     return e.Where(hit, e.Div(g, count), 0.0)
 
 
-@_reduction("ReduceProd")
-def _reduce_prod(e: Emitter, g: T, y: T, x: T, axes: list[int]) -> T:
-    # Without division, for factors that are zero: the product of all others, axis by axis.
-    for axis in axes:
-        n = fixed(x, axis)
-        others = [
-            e.op("ReduceProd", [e.Gather(x, [j for j in range(n) if j != i], axis=axis),
-                                [axis]], {"keepdims": 1})[0]
-            if n > 1 else e.tensor(np.ones(1, g.dtype))
-            for i in range(n)
-        ]  # fmt: skip
-        below = e.op("ReduceProd", [x, [axis]], {"keepdims": 1})[0]
-        rest = [a for a in axes if a != axis]
-        if not rest:
-            return e.Mul(g, e.Concat(*others, axis=axis) if n > 1 else others[0])
-        below.shape = [1 if i == axis else m for i, m in enumerate(known(x))]
-        g = _reduce_prod(e, g, y, below, rest)
-        return e.Mul(g, e.Concat(*others, axis=axis) if n > 1 else others[0])
-    return g
+@vjp("ReduceProd")
+def reduce_prod(
+    e: Emitter, g: T, y: T, x: T, axes: Axes = None, keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
+) -> Answers:  # fmt: skip
+    # The product of all others is y / x where no factor is 0; beside a single 0 nothing passes, but
+    # the 0 itself passes the product of the others.
+    reduced, (tall, _) = _kept(e, x, axes, noop_with_empty_axes, g, y)
+    node, zero = y.inputs[0], e.Equal(x, 0.0)
+    whole = e.Where(zero, 1.0, x)
+    product = e.again(node, [whole, *node.inputs[1:]], keepdims=1)[0]
+    count = e.cast(zero, g.dtype)
+    others = e.Sub(e.axes("ReduceSum", count, reduced, keepdims=1) if reduced else count, count)
+    return [e.Mul(tall, e.Where(e.Equal(others, 0.0), e.Div(product, whole), 0.0)), None]
 
 
 @_reduction("ReduceL1")
@@ -136,4 +131,5 @@ def top_k(
     g = gs_[0]
     if g is None:
         return [None, None]
-    return [e.ScatterElements(zeros(e, x, g.dtype), ys[1], g, axis=axis), None]
+    at = axis % len(known(x))
+    return [e.ScatterElements(zeros(e, x, g.dtype), ys[1], g, axis=at), None]

@@ -122,9 +122,9 @@ def zeros(e: Emitter, like: gs.Tensor, dtype: Any = None) -> gs.Tensor:
 
 
 def float_type(x: gs.Tensor) -> np.dtype:
-    """The type of the cotangent of `x`: its own, or float32 for integers."""
+    """The type of the cotangent of `x`: its own, or float32 for integers and floats of 8 bits."""
     dtype = np.dtype(x.dtype or np.float32)
-    return dtype if dtype.kind == "f" else np.dtype(np.float32)
+    return dtype if dtype.kind == "f" and dtype.itemsize > 1 else np.dtype(np.float32)
 
 
 def unbroadcast(e: Emitter, g: gs.Tensor, shape: Sequence[Dim], x: gs.Tensor) -> gs.Tensor:

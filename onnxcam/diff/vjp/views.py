@@ -191,10 +191,7 @@ def resize(
         before, after = fixed(x, axis), fixed(y, axis)
         if (before, factor, ends) == (after, 1, [0, 1]):
             continue
-        # ONNX Runtime reckons in float32, and which cell is nearest may hang on that.
-        exact = np.float32 if mode == "nearest" else np.float64
-        i = np.arange(after, dtype=exact)
-        at = _places(i, before, exact(factor), coordinate_transformation_mode, ends)
+        at = _places(before, after, factor, coordinate_transformation_mode, ends, mode)
         if mode == "nearest":
             cells = np.clip(_ROUND[nearest_mode](at), 0, before - 1).astype(int)
             matrix = np.eye(before)[cells]
@@ -239,19 +236,29 @@ def _factors(
     return [(min if policy == "not_larger" else max)(ratios)] * len(where)
 
 
-def _places(i: np.ndarray, before: int, scale: Any, how: str, ends: list[float]) -> np.ndarray:
-    """Where in the input the centres of the output cells `i` lie, counted in cells."""
-    after = len(i)
-    if how == "asymmetric":
-        return np.asarray(i / scale)
+def _places(
+    before: int, after: int, factor: float, how: str, ends: list[float], mode: str
+) -> np.ndarray:
+    """Where in the input the centre of each output cell lies, counted in cells."""
+    # ONNX Runtime reckons in float32, and which cell is nearest may hang on that.
+    kind: Any = np.float32 if mode == "nearest" else np.float64
+    scale = kind(factor)
+    i: Any = np.arange(after, dtype=kind)
+    at = (i + 0.5) / scale
     if how in ("align_corners", "tf_crop_and_resize"):
         start, end = (n * (before - 1) for n in ends)
         single = start if how == "align_corners" else (start + end) / 2
-        return np.asarray(i * (end - start) / (after - 1) + start if after > 1 else i + single)
-    at = (i + 0.5) / scale
-    if how == "half_pixel_symmetric":
-        at = before / 2 * (1 - after / (scale * before)) + at
-    return np.asarray(0 * at if how == "pytorch_half_pixel" and after == 1 else at - 0.5)
+        at = i * (end - start) / (after - 1) + start if after > 1 else i + single
+    elif how == "asymmetric":
+        at = i / scale
+    elif how == "pytorch_half_pixel" and after == 1:
+        at = 0 * i
+    elif how == "half_pixel_symmetric":
+        offset = before / 2 * (1 - after / (scale * before))
+        at = float(offset) + (i.astype(np.float64) + 0.5) / float(scale) - 0.5  # this in float64
+    else:
+        at = at - 0.5
+    return np.asarray(at, kind)
 
 
 def _weights(
