@@ -199,7 +199,7 @@ class Explainer:
         shape: tuple[int, ...],
     ) -> Explanation:
         scores, chosen = found[SCORES], found[CHOSEN]
-        check_finite(scores, kinds["raw"])
+        check_finite(what, scores, kinds["raw"])
         shaped: dict[str, Any] = {
             kind: None if array is None else array.reshape(*shape, *array.shape[2:])
             for kind, array in kinds.items()

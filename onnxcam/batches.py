@@ -66,7 +66,7 @@ def size_of(images: np.ndarray, layout: str) -> tuple[int, int]:
     return int(h), int(w)
 
 
-def check_finite(scores: np.ndarray, raw: np.ndarray) -> None:
+def check_finite(what: Recipe, scores: np.ndarray, raw: np.ndarray) -> None:
     """Refuses NaN and infinity.
 
     Raises:
@@ -78,10 +78,10 @@ def check_finite(scores: np.ndarray, raw: np.ndarray) -> None:
             "preprocessing ('onnxcam inspect --image' shows what each preset would predict)"
         )
     if not np.isfinite(raw).all():
-        raise RuntimeFailure(
-            "what the method works on is NaN or infinite for this image, so there is no map; "
-            "another --layer or --method may do"
-        )
+        reason = "what the method works on is NaN or infinite for this image"
+        if "drop" in what.needed:
+            reason = "the scores of switched-off units are NaN or infinite"
+        raise RuntimeFailure(f"{reason}, so there is no map; another --layer or --method may do")
 
 
 def notes_on(

@@ -626,10 +626,18 @@ def test_methods_are_the_table() -> None:
     for one in found:
         row = METHODS[one["name"]]
         assert (one["title"], one["summary"]) == (row.title, row.summary)
-        assert one["options"] == {key: list(values) for key, values in row.options.items()}
-        assert f"{row.title}. {row.summary}." in printed
+        for key, values in row.options.items():
+            told = one["options"][key]
+            if isinstance(values, tuple):
+                assert told == list(values)
+            else:
+                assert (told["default"], told["low"]) == (values.default, values.low)
+        assert row.fused or re.search(rf"^  {re.escape(row.name)} +", printed, re.M)
         whole = cli("methods", row.name).stdout
-        assert one["description"] in whole and "(Eq. 3)" in whole
+        assert f"{row.title}. {row.summary}." in " ".join(whole.split())
+        assert one["description"] in whole
+        assert all(f"--{key.replace('_', '-')}" in whole for key in row.options)
+    assert "guided-NAME" in printed
     assert "'ablation-cam'" in cli("methods", "ablation", code=1).stderr
 
 
@@ -726,7 +734,7 @@ def test_a_bar_shows_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(bar, "_next", 0)
             bar(50, 100)
         text = stream.getvalue()
-        assert ("picture 2 of 4  unit 50 of 100  dog.jpg" in text) == live
+        assert ("picture 2 of 4  50 of 100  dog.jpg" in text) == live
         assert (" 38%" in text) == live
         assert not live or text.rpartition("\r")[2] == ""  # taken away at the end
 

@@ -20,8 +20,9 @@ _METHOD, _RESULT = "Method", "Results"
 @click.argument("model", type=click.Path())
 @click.argument("picture", type=click.Path())
 @option(
-    *("--methods", "-m"), metavar="NAME,NAME,…", default=DEFAULT, show_default=True,
-    section=_METHOD, help="Methods in the order of the sheet ('onnxcam methods' lists them).",
+    *("--methods", "-m"), metavar="NAME,NAME,…", default=DEFAULT, section=_METHOD,
+    help="Methods in the order of the sheet ('onnxcam methods' lists them) [default: "
+    f"{DEFAULT.replace(',', ', ')}].",
 )  # fmt: skip
 @option(
     "--layers", metavar="LAYER,LAYER,…", section=_METHOD,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,13 +11,36 @@ import click
 from onnxcam.cli import options, show
 
 if TYPE_CHECKING:
-    from onnxcam.methods import Method
+    from onnxcam.methods import Method, Number
 
 NEEDS = {
+    "feature": "the feature map",
     "drop": "the scores with each unit switched off",
     "blank": "the feature map of an all-zero image",
+    "gradient": "the gradient of the score for the feature map",
+    "curvature": "the Hessian of the score for the feature map, times it",
+    "derivatives": "second and third derivatives of the score for every cell: one run for each",
+    "linear": "a head that is a global average and one linear layer",
+    "masked": "the scores of the image seen through each unit: one run of the model for each",
+    "placed": "the scores of each place of the feature map alone: one run of the head for each",
+    "image": "the image",
+    "pixels": "the gradient of the score for the image",
+    "guided": "the same by the rules of guided backpropagation",
+    "deconv": "the gradient for the image by the rules of deconvnet",
+    "path": "gradients on the way from a baseline to the image: one for each step",
+    "gain": "the score of the baseline",
+    "noisy": "gradients for noisy copies of the image: one for each",
+    "terms": "gradients for the output of every layer with a bias",
+    "occluded": "the scores without each window of pixels: one run of the model for each",
+    "coverage": "which window covers which pixels",
+    "sampled": "the scores behind random masks: one run of the model for each",
 }
 """The needs of methods in words."""
+
+GROUPS = (
+    ("On a feature map", lambda row: not row.pixels),
+    ("On pixels", lambda row: row.pixels and not row.fused),
+)
 
 
 @click.command(cls=options.Command)
@@ -42,23 +66,36 @@ def methods(name: str | None, as_json: bool) -> None:
         _print(rows[0])
         click.echo("\n" + inspect.cleandoc(rows[0].emit.__doc__ or ""))
     else:
-        for number, row in enumerate(rows):
-            click.echo("\n" * bool(number), nl=False)
-            _print(row)
+        for title, belongs in GROUPS:
+            click.echo(f"{title}:")
+            show.facts([(f"  {row.name}", f"{row.summary}.") for row in rows if belongs(row)])
+            click.echo()
+        click.echo("On both, for each NAME on a feature map:")
+        show.facts([("  guided-NAME", "Multiplies Guided Backpropagation with the map of NAME.")])
+        click.echo("\n'onnxcam methods NAME' gives paper, formula and options.")
 
 
 def _print(row: Method) -> None:
+    needs = [NEEDS[need] for need in row.needs]
+    needs += [f"with {k} {v}: {NEEDS[need]}" for (k, v), need in row.extra.items()]
     show.facts(
         [
             (row.name, f"{row.title}. {row.summary}."),
-            ("  needs", "; ".join(NEEDS.get(need, need) for need in row.needs)),
+            *(("  needs" if i == 0 else "", need) for i, need in enumerate(needs)),
             *((f"  --{key.replace('_', '-')}", _values(vs)) for key, vs in row.options.items()),
         ]
     )
 
 
-def _values(values: tuple[Any, ...]) -> str:
-    return ", ".join([f"{values[0]} (default)", *map(str, values[1:])])
+def _values(values: Any) -> str:
+    if isinstance(values, tuple):
+        return ", ".join([f"{values[0]} (default)", *map(str, values[1:])])
+    return f"{values} (default {values.default:g})"
+
+
+def _limits(number: Number) -> dict[str, Any]:
+    top = None if number.high == float("inf") else number.high
+    return {**asdict(number), "high": top}
 
 
 def _document(row: Method) -> dict[str, Any]:
@@ -67,6 +104,10 @@ def _document(row: Method) -> dict[str, Any]:
         "title": row.title,
         "summary": row.summary,
         "needs": list(row.needs),
-        "options": {key: list(values) for key, values in row.options.items()},
+        "pixels": row.pixels,
+        "options": {
+            key: list(values) if isinstance(values, tuple) else _limits(values)
+            for key, values in row.options.items()
+        },
         "description": inspect.cleandoc(row.emit.__doc__ or ""),
     }

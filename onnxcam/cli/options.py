@@ -279,7 +279,7 @@ def _for_methods(by_method: dict[str, Any]) -> str:
     """Which methods an option is for, with their defaults."""
     by_default: dict[str, list[str]] = {}
     for name, values in by_method.items():
-        default = values.default if hasattr(values, "default") else values[0]
+        default = values[0] if isinstance(values, tuple) else values.default
         by_default.setdefault(f"{default:g}" if isinstance(default, float) else str(default),
                               []).append(name)  # fmt: skip
     parts = [f"{', '.join(names)} [default: {value}]" for value, names in by_default.items()]

@@ -24,4 +24,8 @@ __all__ = [
     "pixel",
 ]
 
+_SHOWN = [module.__name__ for module in (ablation, gradient, eigen, perturbed, pixel)]
+_rows = sorted(METHODS.values(), key=lambda row: _SHOWN.index(row.emit.__module__))
+METHODS.clear()
+METHODS.update({row.name: row for row in _rows})
 fusion.register()

@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 from onnxcam.errors import OptionError, close_matches
 
 
-class Number(NamedTuple):
+@dataclass(frozen=True)
+class Number:
     """An option that is a number: its default, its limits, and whether it is a whole one."""
 
     default: float

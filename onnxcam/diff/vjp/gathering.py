@@ -35,7 +35,8 @@ def gather(e: Emitter, g: T, y: T, x: T, indices: T, axis: int = 0) -> Answers:
     # Each place as a row that is 1 there: what lands on a place is a matrix product.
     count = int(np.prod([n for n in known(indices) if isinstance(n, int)], dtype=np.int64))
     values = np.array([0, 1], g.dtype)
-    rows = e.OneHot(e.Reshape(indices, [-1]), e.tensor(np.array(size, np.int64)), values, axis=-1)
+    line = e.cast(e.Reshape(indices, [-1]), np.int64)  # few types have a kernel
+    rows = e.OneHot(line, e.tensor(np.array(size, np.int64)), values, axis=-1)
     rows.dtype = g.dtype
     flat = [n if isinstance(n, int) else -1 for n in known(x)]
     flat[at] = count
@@ -46,8 +47,8 @@ def gather(e: Emitter, g: T, y: T, x: T, indices: T, axis: int = 0) -> Answers:
 
 @vjp("GatherElements")
 def gather_elements(e: Emitter, g: T, y: T, x: T, indices: T, axis: int = 0) -> Answers:
-    base = zeros(e, x, g.dtype)
-    return [e.ScatterElements(base, indices, g, axis=axis, reduction="add"), None]
+    base, at = zeros(e, x, g.dtype), axis % len(known(x))
+    return [e.ScatterElements(base, indices, g, axis=at, reduction="add"), None]
 
 
 @vjp("GatherND")
@@ -79,10 +80,10 @@ def scatter_elements(
     e: Emitter, g: T, y: T, x: T, indices: T, updates: T, axis: int = 0, reduction: str = "none"
 ) -> Answers:
     _sum_or_none("ScatterElements", reduction)
-    kept = g
+    kept, at = g, axis % len(known(x))
     if reduction == "none":
-        kept = e.ScatterElements(g, indices, zeros(e, updates, g.dtype), axis=axis)
-    return [kept, None, lambda: e.GatherElements(g, indices, axis=axis)]
+        kept = e.ScatterElements(g, indices, zeros(e, updates, g.dtype), axis=at)
+    return [kept, None, lambda: e.GatherElements(g, indices, axis=at)]
 
 
 def _sum_or_none(op: str, reduction: str) -> None:
