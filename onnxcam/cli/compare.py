@@ -51,8 +51,8 @@ def compare(model: str, picture: str, **given: Any) -> None:
     \b
     Examples:
       onnxcam compare model.onnx dog.jpg
-      onnxcam compare model.onnx dog.jpg --methods grad-cam,score-cam,rise --masks 500
-      onnxcam compare model.onnx dog.jpg --target top3 --layers -1,-2 -o sheet.png
+      onnxcam compare model.onnx dog.jpg --methods grad-cam,rise --masks 500
+      onnxcam compare model.onnx dog.jpg --target top3 --layers -1,-2
     """
     import numpy as np
 

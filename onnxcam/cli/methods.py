@@ -37,11 +37,6 @@ NEEDS = {
 }
 """The needs of methods in words."""
 
-GROUPS = (
-    ("On a feature map", lambda row: not row.pixels),
-    ("On pixels", lambda row: row.pixels and not row.fused),
-)
-
 
 @click.command(cls=options.Command)
 @click.argument("name", required=False)
@@ -66,9 +61,11 @@ def methods(name: str | None, as_json: bool) -> None:
         _print(rows[0])
         click.echo("\n" + inspect.cleandoc(rows[0].emit.__doc__ or ""))
     else:
-        for title, belongs in GROUPS:
+        plain = [row for row in rows if not row.fused]
+        for title, pixels in (("On a feature map", False), ("On pixels", True)):
             click.echo(f"{title}:")
-            show.facts([(f"  {row.name}", f"{row.summary}.") for row in rows if belongs(row)])
+            group = [row for row in plain if row.pixels == pixels]
+            show.facts([(f"  {row.name}", f"{row.summary}.") for row in group])
             click.echo()
         click.echo("On both, for each NAME on a feature map:")
         show.facts([("  guided-NAME", "Multiplies Guided Backpropagation with the map of NAME.")])
