@@ -120,7 +120,7 @@ def test_what_does_not_depend_on_it_has_no_gradient() -> None:
 )
 def test_an_operator_without_a_rule_is_named(node: str, op: str) -> None:
     with pytest.raises(OpError, match=rf"node 'odd' \({op}.*\): there is no gradient rule for th"):
-        body = f"t = Relu(x) [odd] u = {node} y = Add(t, u)"
+        body = f"t = Relu(x) [odd] y = {node}"
         gradient(body, {"c": np.array([True, False, True])}, imports=', "com.example": 1')
 
 
@@ -172,7 +172,7 @@ def test_an_opset_below_that_of_the_rules_is_refused() -> None:
         ("y = Min(six, x)", [5, 6, 7], [1, 0, 0]),
         ("m = ReduceMax <keepdims = 1> (x, one) y = Add(m, nothing)", [2, 5, 5], [0, 1.5, 1.5]),
         ("y = LpNormalization <p = 2> (x)", [0, 0, 0], [0, 0, 0]),
-        ("y = LpNormalization <p = 1> (x)", [-1, 2, 1], [0.25, 0.25, 0.25]),
+        ("y = LpNormalization <p = 1> (x)", [-1, 2, 1], [0.375, 0.125, 0.125]),
         ("m = ReduceL2 (x, one) y = Add(m, nothing)", [0, 0, 0], [0, 0, 0]),
     ],
 )

@@ -188,7 +188,5 @@ def test_swish_of_opset_24() -> None:
 
 
 def test_an_unknown_variant_is_named_with_those_there_are() -> None:
-    with pytest.raises(
-        OptionError, match=r"'guide'.*did you mean 'guided.*choose standard"
-    ):
+    with pytest.raises(OptionError, match=r"'guide'.*did you mean 'guided.*choose standard"):
         gradient("y = Relu(x)", "guide")

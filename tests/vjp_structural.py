@@ -220,8 +220,9 @@ PLACES = [
     moved("GatherElements", (2, 2), i([0, 0], [1, 0]), attributes={"axis": 1}),
     moved("GatherElements", (3, 3), i([1, 2, 0], [2, 0, 0]), attributes={"axis": 0}),
     moved("GatherElements", (3, 3), i([-1, -2, 0], [-2, 0, 0]), attributes={"axis": 0}),
-    moved("GatherElements", (2, 4), i([1, 1, 3], [-1, 0, -1]), attributes={"axis": -1}),
     # The evaluator knows no such axis.
+    moved("GatherElements", (2, 4), i([1, 1, 3], [-1, 0, -1]), attributes={"axis": -1},
+          evaluator=False),
     Spec("ScatterElements", (x(2, 4), i([0, 3], [2, 1]), x(2, 2)), {"axis": -1}, "axis -1",
          batch=True, evaluator=False),
     moved("GatherND", (2, 2), i([0, 0], [1, 1]), batch=False),

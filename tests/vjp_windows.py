@@ -294,4 +294,22 @@ POOLS = [
 ]
 # fmt: on
 
-SPECS: list[Spec] = [*convolutions(), *transposed(), *POOLS]
+# Blocks (batch, channels · cells of a block, blocks), size of the image, of a block, attributes.
+BLOCKS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((2, 8, 12), (4, 5), (2, 2), {}),
+    ((2, 18, 4), (3, 3), (3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    ((2, 6, 2), (5, 6), (3, 2), {"dilations": [2, 1], "pads": [0, 1, 1, 0], "strides": [2, 3]}),
+    ((2, 6, 3), (5,), (3,), {}),
+]
+
+
+def columns() -> list[Spec]:
+    rows = []
+    for shape, image, block, attributes in BLOCKS:
+        inputs = (x(*shape), i(*image), i(*block))
+        note = f"{sizes(shape, image, block)} {named(attributes)}"
+        rows.append(Spec("Col2Im", inputs, attributes, note, batch=True))
+    return rows
+
+
+SPECS: list[Spec] = [*convolutions(), *transposed(), *columns(), *POOLS]

@@ -143,5 +143,6 @@ class Emitter:
         attributes = {**node.attrs, **attributes}
         results = self.op(node.op, inputs, attributes, len(node.outputs), node.domain)
         for new, old in zip(results, node.outputs, strict=True):
-            new.dtype = old.dtype
+            if isinstance(new, gs.Variable):  # a view of constants is one itself
+                new.dtype = old.dtype
         return results

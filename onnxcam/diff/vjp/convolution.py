@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcam.diff.vjp.table import Answer, fixed, known, vjp
+from onnxcam.diff.vjp.table import Answer, fixed, ints, known, shaped, vjp
 from onnxcam.diff.vjp.views import framed
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of
@@ -191,17 +191,33 @@ def for_weights(e: Emitter, g: T, x: T, w: T, at: Window, group: int) -> T:
     strides and dilations in each other's place.
     """
     rank = len(at.size)
-    swap = [1, 0, *range(2, rank + 2)]
+    space = list(range(2, rank + 2))
     ends = [max(0, -n) for n in at.left]
-    parts = []
     m, c = fixed(w, 0) // group, fixed(w, 1)
-    for i in range(group):
-        image = x if group == 1 else e.Slice(x, [i * c], [(i + 1) * c], [1])
-        kernel = g if group == 1 else e.Slice(g, [i * m], [(i + 1) * m], [1])
-        product = e.Conv(
-            e.Transpose(image, perm=swap), e.Transpose(kernel, perm=swap),
-            pads=[*at.begins, *ends], strides=at.dilations, dilations=at.strides,
-        )  # fmt: skip
-        parts.append(e.Transpose(product, perm=swap))
-    whole = parts[0] if group == 1 else e.Concat(*parts, axis=0)
-    return e.Slice(whole, [0] * rank, at.kernel, list(range(2, rank + 2)))
+    if group == 1:
+        image, kernel = (e.Transpose(t, perm=[1, 0, *space]) for t in (x, g))
+    else:  # the groups stay apart: image (C, group · N), kernel (group · M, N)
+        last = [n + 1 for n in space]
+        image = e.Transpose(e.Reshape(x, [-1, group, c, *at.size]), perm=[2, 1, 0, *last])
+        kernel = e.Transpose(e.Reshape(g, [-1, group, m, *at.out]), perm=[1, 2, 0, *last])
+        image = e.Reshape(image, [c, -1, *at.size])
+        kernel = e.Reshape(kernel, [group * m, -1, *at.out])
+    product = e.Conv(
+        image, kernel, pads=[*at.begins, *ends], strides=at.dilations, dilations=at.strides,
+        group=group,
+    )  # fmt: skip
+    whole = e.Transpose(product, perm=[1, 0, *space])
+    return e.Slice(whole, [0] * rank, at.kernel, space)
+
+
+@vjp("Col2Im")
+def col2im(
+    e: Emitter, g: T, y: T, x: T, image: T, block: T, dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None, strides: Sequence[int] | None = None,
+) -> Answers:  # fmt: skip
+    # Blocks are cut out again by a convolution with one output channel for each cell of a block.
+    kernel, channels = ints(block) or [], fixed(y, 1)
+    taps = int(np.prod(kernel))
+    cells = np.tile(np.eye(taps, dtype=g.dtype), (channels, 1)).reshape(-1, 1, *kernel)
+    blocks = e.Conv(g, cells, pads=pads, strides=strides, dilations=dilations, group=channels)
+    return [shaped(e, blocks, x), None, None]

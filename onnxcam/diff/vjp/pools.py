@@ -8,8 +8,9 @@ from typing import TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcam.diff.vjp.convolution import Window, spread, window
+from onnxcam.diff.vjp.convolution import Window, repeated, spread, window
 from onnxcam.diff.vjp.table import Answer, dims, fixed, known, shaped, vjp, zeros
+from onnxcam.diff.vjp.views import framed
 from onnxcam.graph.emit import Emitter
 
 T: TypeAlias = gs.Tensor
@@ -86,14 +87,8 @@ def spread_evenly(e: Emitter, g: T, x: T, at: Window) -> T:
     """Every cell of the output given to all cells of its window: (N, C, *out) → (N, C, *size)."""
     plain = at.kernel == at.strides and set(at.dilations) == {1} and not any(at.begins)
     if plain and min(at.left) >= 0:
-        tall, wide = [0, 0], [1, 1]
-        for o, k in zip(at.out, at.kernel, strict=True):
-            tall, wide = [*tall, o, 1], [*wide, 1, k]
-        whole = [o * k for o, k in zip(at.out, at.kernel, strict=True)]
-        even = e.Reshape(e.Expand(e.Reshape(g, tall), wide), [0, 0, *whole])
-        if any(at.left):
-            even = e.Pad(even, [0, 0, *[0] * len(whole), 0, 0, *at.left])
-        return even
+        space = [0] * len(at.size)
+        return framed(e, repeated(e, g, at.kernel), [0, 0, *space], [0, 0, *at.left])
     channels = fixed(x, 1)
     ones = e.tensor(np.ones((channels, 1, *at.kernel), g.dtype))
     return spread(e, g, ones, at, channels)

@@ -123,7 +123,8 @@ def _opened(e: Emitter, t: T, x: T) -> T:
         return e.tensor(1e4, x.dtype)
     if isinstance(t, gs.Constant) or not t.name:
         return t
-    return e.again(t.inputs[0], [_opened(e, source, x) for source in t.inputs[0].inputs])[0]
+    node = t.inputs[0]
+    return e.op(node.op, [_opened(e, source, x) for source in node.inputs], node.attrs)[0]
 
 
 def _gates(e: Emitter, y: T) -> bool:
