@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -111,7 +111,7 @@ class Explainer:
         self.max_pixels = max_pixels
         if smooth not in SMOOTHS:
             raise OptionError(f"smooth is {', '.join(SMOOTHS)}, not {smooth!r}")
-        self._views = "tta" in smooth
+        self.smooth = smooth
         self._common: dict[str, Any] = {
             "score": score,
             "ablation": ablation,
@@ -170,7 +170,7 @@ class Explainer:
         asked: Sequence[Asked] = (),
     ) -> list[Explanation]:
         """One explanation for each of `asked`; none: for the explainer's own method."""
-        run = self._averaged if self._views else self._once
+        run = self._averaged if "tta" in self.smooth else self._once
         return run(batch, wanted, progress, asked or [self._asked])
 
     def _once(
@@ -217,6 +217,7 @@ class Explainer:
             model=self.classifier.name,
             title=what.method.title,
             options=dict(what.settings),
+            smooth=self.smooth,
         )
 
     def _averaged(
@@ -228,8 +229,10 @@ class Explainer:
     ) -> list[Explanation]:
         """The means of the maps over mirrored and rescaled views, all about the same classes."""
         whole: list[Explanation] = []
-        for number, (view, mirrored) in enumerate(views(batch, self.classifier.image.layout)):
-            found = self._once(view, whole[0].target if whole else wanted, progress, asked)
+        every = list(views(batch, self.classifier.image.layout))
+        for number, (view, mirrored) in enumerate(every):
+            onward = progress and partial(_onward, progress, number, len(every))
+            found = self._once(view, whole[0].target if whole else wanted, onward, asked)
             for i, one in enumerate(found):
                 if not number:
                     whole.append(one)
@@ -408,6 +411,11 @@ class Explainer:
         if self._preset_fields:
             reason += f", with {', '.join(self._preset_fields)} as given"
         return self._fitted(found), reason
+
+
+def _onward(progress: Progress, number: int, of: int, done: int, every: int) -> None:
+    """Reports the progress of one of several runs as that of all of them."""
+    progress(number * every + done, of * every)
 
 
 def explain(

@@ -30,8 +30,6 @@ from onnxcam.image import (
 
 RAW = (".npz", ".npy")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-BRIGHTEST = 0.995
-"""Of a map of single pixels, the share whose values are told apart when it is drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +52,6 @@ class Explanation:
         model: name of the model.
         options: options of the method, all of them.
         smooth: "none", "pca", "tta" or "pca+tta", see `Explainer`.
-        pixels: the map is of pixels, not of the grid of a feature map.
     """
 
     scores: np.ndarray
@@ -73,7 +70,11 @@ class Explanation:
     title: str = field(default="", repr=False)
     options: dict[str, Any] = field(default_factory=dict)
     smooth: str = "none"
-    pixels: bool = False
+
+    @property
+    def fine(self) -> bool:
+        """Whether the map is of single pixels, with a value for each channel behind it."""
+        return self.raw.ndim > self.map.ndim
 
     @property
     def target_score(self) -> np.ndarray:
@@ -171,11 +172,12 @@ class PictureExplanation(Explanation):
     def heat(self, index: int = 0) -> np.ndarray:
         """The heat map, (H, W), of the `index`-th class asked about, from 0 to 1.
 
-        In maps of pixels few stand out far above all others: the brightest 0.5 % count as 1.
+        In maps of single pixels a few stand out so far that they alone would be seen: from the
+        99.5th percentile on all values count as 1. `map` and `raw` are left as they are.
         """
         shown = self.of(index)
-        if self.raw.ndim > self.map.ndim:  # a value for each channel: a map of single pixels
-            shown = np.minimum(shown, np.quantile(shown, BRIGHTEST))
+        if self.fine:
+            shown = np.minimum(shown, most_seen(shown))
         return normalise(lay_on(shown, self.geometry, self.picture.width, self.picture.height))
 
     @property

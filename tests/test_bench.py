@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import bench
+import bench_gradient
 import bench_measure
 import export_torchvision
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+
+import onnxcam
 
 MIB = 1 << 20
 QUICK = ("--repeats", "1", "--warmup", "0", "--memory-runs", "1")
@@ -99,6 +102,43 @@ def test_the_table_fits_100_columns(figures: dict[str, Any]) -> None:
     assert "one run" in lines[2] and f"{bench._short(figures['time']['ratio'])} (" in lines[2]
 
 
+@pytest.fixture(scope="module")
+def gradients(root: Path, model: Path) -> dict[str, Any]:
+    """What the benchmark says about the gradients of `model`, at its last feature map but one."""
+    done = run(root, "bench.py", str(model), *QUICK, "--gradient", "--layer", "-2", "--json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_gradients(gradients: dict[str, Any], model: Path) -> None:
+    classifier = onnxcam.load(model)
+    time, nodes = gradients["time"], gradients["nodes"]
+    assert gradients["model"] == model.name and gradients["torch"] == {}
+    assert gradients["input"] == [1, *classifier.image.shape(1)[1:]]
+    assert gradients["layer"] == classifier.tensor(-2) != classifier.default.tensor
+    assert nodes["image"] > nodes["map"] > nodes["plain"]
+    assert min(gradients["build"].values()) > 0
+    runs = time["runs_s"]
+    assert [*runs] == ["plain", "image", "map"] and [time["plain_s"]] == runs["plain"]
+    for name in ("image", "map"):
+        part, ratio = time[name], runs[name][0] / runs["plain"][0]
+        assert [part["s"]] == runs[name] and runs[name][0] > 0
+        assert part["ratio"] == part["ratio_of_fastest"] == pytest.approx(ratio)
+        assert part["ratio_range"] == pytest.approx([ratio, ratio])
+
+
+def test_the_table_of_gradients_fits_100_columns(gradients: dict[str, Any]) -> None:
+    torch = {"version": "2.13.0+cpu", "time": gradients["time"]}
+    long_name = gradients | {"model": "long" * 20, "layer": "layer/" * 30, "torch": torch}
+    lines = [*bench_gradient.HEAD.splitlines(), *bench_gradient.lines(long_name)]
+    assert max(map(len, lines)) <= 100
+    assert f"{gradients['time']['image']['ratio']:.2f} (" in lines[2]
+    assert f"{gradients['time']['plain_s'] * 1e3:.1f} ms" in lines[-1]
+    assert len(bench_gradient.lines(gradients)) == len(lines) - 3
+
+
 def test_ratios_keep_three_figures() -> None:
     assert [bench._short(r) for r in (1.049, 9.996, 15.14, 99.96, 2009.4)] == [
         "1.05", "10.0", "15.1", "100", "2009",
@@ -153,3 +193,14 @@ def test_an_export_is_a_classifier_with_live_signals(tmp_path: Path) -> None:
     assert again.read_bytes() == path.read_bytes()
     with pytest.raises(ValueError, match="no classifier 'resnet5'"):
         export_torchvision.export("resnet5", tmp_path)
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+def test_gradients_of_pytorch() -> None:
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    job = {"threads": 1, "repeats": 2, "warmup": 0, "seed": 0, "input": [2, 3, 64, 64]}
+    found = bench_gradient.measure_torch({**job, "path": "zoo/squeezenet1_1.dynamo.onnx"})
+    assert [len(times) for times in found["time"]["runs_s"].values()] == [2, 2]
+    assert bench_gradient.measure_torch({**job, "path": "zoo/squeeze.onnx"}) == {}

@@ -1,4 +1,4 @@
-"""Every golden array of every method, on every golden file, and the signs of principal components."""
+"""Every golden array of every method, on every golden file, signs of components included."""
 
 from __future__ import annotations
 

@@ -125,6 +125,7 @@ IN_PARTS = {
         ROOT | CUBIC,
     ),
     "hard swish": (HARD + "m = Mul(x, c) y = Div(m, six)", LIMITS),
+    "hard swish, turned": (HARD + "m = Mul(c, x) y = Div(m, six)", LIMITS),
     "hard swish, divided before": (HARD + "d = Div(c, six) y = Mul(x, d)", LIMITS),
     "hard swish by HardSigmoid": ("c = HardSigmoid <alpha = 0.1666667> (x) y = Mul(x, c)", {}),
 }

@@ -3,6 +3,7 @@
     python tools/bench.py                          # the models in models/
     python tools/bench.py resnet50.onnx --literal  # any file; the one-unit-at-a-time reference too
     python tools/bench.py --torchvision resnet50 vgg16 --keep zoo
+    python tools/bench.py --gradient zoo/*.onnx    # gradients in place of explanations
 
 Plain inference is an ONNX Runtime session on the file as it is. Both are run in one process, by
 turns, on the same random picture and with the same number of threads; a ratio is the median over
@@ -22,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import bench_gradient
+
 ROOT = Path(__file__).resolve().parent.parent
 ON_THE_SPOT = (
     "resnet50", "mobilenet_v2", "densenet121", "vgg16", "mobilenet_v3_large", "efficientnet_b0",
@@ -29,19 +32,20 @@ ON_THE_SPOT = (
 )  # fmt: skip
 MIB = 1 << 20
 MEASURE = Path(__file__).resolve().with_name("bench_measure.py")
+GRADIENT = Path(__file__).resolve().with_name("bench_gradient.py")
 
 
 class ChildFailed(Exception):
     """A measuring process ended with an error; the message is its last line."""
 
 
-def child(what: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Runs a measurement of bench_measure.py in a fresh interpreter.
+def child(what: str, job: dict[str, Any], script: Path = MEASURE) -> dict[str, Any]:
+    """Runs a measurement of bench_measure.py (or of `script`) in a fresh interpreter.
 
     Raises:
         ChildFailed: it ended with an error.
     """
-    command = [sys.executable, str(MEASURE), what, json.dumps(job)]
+    command = [sys.executable, str(script), what, json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
@@ -53,9 +57,7 @@ def child(what: str, job: dict[str, Any]) -> dict[str, Any]:
 def bench(path: Path, given: argparse.Namespace) -> dict[str, Any]:
     """All figures of one model."""
     job = {
-        "path": str(path),
-        **{n: getattr(given, n) for n in ("threads", "repeats", "warmup", "batch", "seed")},
-        "layer": int(given.layer) if _is_int(given.layer) else given.layer,
+        **_job(path, given),
         "memory": None if given.memory is None else given.memory * MIB,
         "memory_runs": given.memory_runs,
         "literal_limit": given.literal_limit,
@@ -76,6 +78,28 @@ def bench(path: Path, given: argparse.Namespace) -> dict[str, Any]:
         plain = exact["memory"]["plain"]
         result["literal"] = {**literal, "memory": _compared(job, "literal", plain)}
     return result
+
+
+def gradient(path: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """All figures of the gradients of one model; "torch" is empty where it has no such model."""
+    job = _job(path, given)
+    found = child("onnx", job, GRADIENT)
+    job["input"] = found["input"]
+    torch = child("torch", job, GRADIENT)
+    return {
+        "model": path.name,
+        **{n: getattr(given, n) for n in ("threads", "repeats")},
+        **found,
+        "torch": torch,
+    }
+
+
+def _job(path: Path, given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        **{n: getattr(given, n) for n in ("threads", "repeats", "warmup", "batch", "seed")},
+        "layer": int(given.layer) if _is_int(given.layer) else given.layer,
+    }
 
 
 def _is_int(text: str | None) -> bool:
@@ -145,6 +169,14 @@ def details(result: dict[str, Any]) -> list[str]:
     return lines + [f"  note: {note}" for note in result["notes"]]
 
 
+def lines_of(result: dict[str, Any]) -> list[str]:
+    """The lines of the table for one model."""
+    lines = [row(result["model"].removesuffix(".onnx"), result["units"], result)]
+    if "literal" in result:
+        lines.append(row("  literal", result["units"], result["literal"]))
+    return lines + details(result)
+
+
 def exported(names: Sequence[str], folder: Path) -> list[Path]:
     """Models of torchvision, exported to `folder` in a process of their own.
 
@@ -177,20 +209,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given.json:
             print(
                 f"{given.repeats} pairs of runs after {given.warmup} to warm up, {given.threads} "
-                f"threads, batch {given.batch}; medians, range: middle half of the pairs\n\n{HEAD}"
+                f"threads, batch {given.batch}; medians, range: middle half of the pairs\n\n"
+                f"{bench_gradient.HEAD if given.gradient else HEAD}"
             )
         for path in paths:
             try:
-                result = bench(path, given)
+                result = gradient(path, given) if given.gradient else bench(path, given)
             except (ChildFailed, OSError) as failure:
                 print(f"error: {path}: {failure}", file=sys.stderr)
                 return 1
             results.append(result)
             if not given.json:
-                print(row(path.name.removesuffix(".onnx"), result["units"], result))
-                if given.literal:
-                    print(row("  literal", result["units"], result["literal"]))
-                print("\n".join(details(result)), flush=True)
+                lines = bench_gradient.lines(result) if given.gradient else lines_of(result)
+                print("\n".join(lines), flush=True)
     if given.json:
         print(json.dumps(results, indent=2))
     return 0
@@ -198,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measures explanations against plain inference of the same model.",
+        description="Measures explanations or gradients against plain inference of the same model.",
         epilog="example: python tools/bench.py resnet50.onnx --repeats 15 --literal",
     )
     add = parser.add_argument
@@ -208,6 +239,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=_positive, default=2, help="CPU threads (default: %(default)s)")
     add("--batch", type=_positive, default=1, help="pictures at once (default: %(default)s)")
     add("--layer", help="feature map by tensor, node or position (default: the model's)")
+    add("--gradient", action="store_true", help="measure gradients in place of explanations")
     add("--memory", type=_positive, metavar="MIB", help="budget for switched-off copies")
     add("--memory-runs", type=_positive, default=3, help="runs behind a peak of memory")
     add("--literal", action="store_true", help="measure the literal path, unit by unit, too")

@@ -39,6 +39,16 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
+def pictures(image: Any, batch: int | None, job: dict[str, Any]) -> Any:
+    """Random pictures of the shape and type that a model takes as `image`."""
+    import numpy as np
+
+    random, shape = np.random.default_rng(job["seed"]), image.shape(batch or job["batch"])
+    if np.issubdtype(image.dtype, np.integer):
+        return random.integers(0, 256, shape).astype(image.dtype)
+    return random.standard_normal(shape).astype(image.dtype)
+
+
 class Plain:
     """Plain inference: a session on the file itself."""
 
@@ -83,19 +93,12 @@ class Explaining:
                 threads=job["threads"],
             )
         )
-        self.images = self.pictures(job) if images is None else images
-        self.compile_s, _ = timed(lambda: self.explainer.program(1, self.images))
+        classifier = self.explainer.classifier
+        if images is None:
+            images = pictures(classifier.image, classifier.batch, job)
+        self.images = images
+        self.compile_s, _ = timed(lambda: self.explainer.program(1))
         self.first_s, self.found = timed(self.run)
-
-    def pictures(self, job: dict[str, Any]) -> Any:
-        """Random pictures of the model's own shape and type."""
-        import numpy as np
-
-        image, random = self.explainer.classifier.image, np.random.default_rng(job["seed"])
-        shape = image.shape(self.explainer.classifier.batch or job["batch"])
-        if np.issubdtype(image.dtype, np.integer):
-            return random.integers(0, 256, shape).astype(image.dtype)
-        return random.standard_normal(shape).astype(image.dtype)
 
     def run(self, _: Any = None) -> Any:
         """One explanation."""
@@ -156,13 +159,14 @@ def by_turns(
         "plain_s": statistics.median(a for a, _ in pairs),
         "explain_s": statistics.median(b for _, b in pairs),
         "ratio": statistics.median(ratios),
-        "ratio_range": _middle_half(ratios),
+        "ratio_range": middle_half(ratios),
         "ratio_of_fastest": min(b for _, b in pairs) / min(a for a, _ in pairs),
         "pairs_s": pairs,
     }
 
 
-def _middle_half(values: Sequence[float]) -> list[float]:
+def middle_half(values: Sequence[float]) -> list[float]:
+    """The range that the middle half of the values lies in."""
     if len(values) < 2:
         return [*values, *values]
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")

@@ -81,7 +81,7 @@ class _Walk:
 
     def give(self, t: gs.Tensor, g: gs.Tensor) -> None:
         """Adds to the cotangent of `t`."""
-        self._given.setdefault(t.name, []).append(g)
+        self._given.setdefault(t.name, []).append(self.e.cast(g, float_type(t)))
 
     def cotangent(self, t: gs.Tensor) -> gs.Tensor | None:
         """All that `t` was given, summed; it is kept."""
@@ -91,10 +91,8 @@ class _Walk:
         if len(given) > 1:
             total = self.e.Add(*given) if len(given) == 2 else self.e.Sum(*given)
             given[:] = [total]
-        result = self.e.cast(given[0], float_type(t))
-        result.shape = t.shape
-        given[:] = [result]
-        return result
+        given[0].shape = t.shape
+        return given[0]
 
     def back(self, nodes: Sequence[gs.Node]) -> None:
         """Passes `nodes`, the last first."""

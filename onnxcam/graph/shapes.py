@@ -9,6 +9,7 @@ else (N · heads). Where an export fixed the batch, `batch_axes` follows it oper
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,23 @@ def _infer(node: onnx.NodeProto, domain: str, version: int, found: Static) -> No
         dims = kind.tensor_type.shape.dim
         known = kind.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims)
         shape = tuple(d.dim_value for d in dims) if known else None
+        if shape is not None and node.op_type.endswith("Pool"):
+            shape = _without_idle_windows(node, found.shapes.get(node.input[0]), shape)
         found.note(name, shape, kind.tensor_type.elem_type)
+
+
+def _without_idle_windows(node: onnx.NodeProto, before: Shape | None, after: Shape) -> Shape:
+    """The output of a pool without windows that begin in the end's padding.
+
+    onnx counts them in ceil mode before opset 22; runtimes never had them.
+    """
+    attributes = _attributes(node)
+    if not attributes.get("ceil_mode") or before is None:
+        return after
+    count = len(after) - 2
+    steps, pads = attributes.get("strides", [1] * count), attributes.get("pads", [0] * 2 * count)
+    cells = zip(after[2:], steps, before[2:], pads[:count], strict=True)
+    return (*after[:2], *(o - ((o - 1) * s >= n + begin) for o, s, n, begin in cells))
 
 
 def _probed(
@@ -187,7 +204,8 @@ def annotate(nodes: Sequence[gs.Node], opset: int) -> None:
     for tensor in (t for node in nodes for t in node.outputs):
         shapes = [f.shapes.get(tensor.name) for f in found]
         if tensor.shape is None and shapes[0] is not None and shapes[1] is not None:
-            tensor.shape = marked(shapes[0], shapes[1])
+            with contextlib.suppress(ValueError):  # a stack has two free axes: left unknown
+                tensor.shape = marked(shapes[0], shapes[1])
         if tensor.dtype is None:
             tensor.dtype = found[0].dtypes.get(tensor.name)
 
@@ -204,7 +222,7 @@ def _inferred(
                     static.values[t.name] = array
                 element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
                 static.note(t.name, array.shape, element)
-            elif t.name and t.name not in static.dtypes and t.dtype is not None:
+            elif t.name and t.name not in static.shapes and t.dtype is not None:
                 element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t.dtype))
                 static.note(t.name, bound(t.shape, batch), element)
         domain = "" if proto.domain == "ai.onnx" else proto.domain
@@ -215,14 +233,22 @@ def _inferred(
             static.note(proto.output[0], value.shape, element)
         elif all(t in static.dtypes for t in proto.input if t):
             _infer(proto, domain, opset, static)
+        for t in node.outputs:  # what is noted counts: of a stack on the batch it says "N"
+            noted = bound(t.shape, batch)
+            if noted is not None:
+                static.shapes[t.name] = noted
     return static
 
 
 def bound(shape: Sequence[int | str] | None, batch: int) -> Shape | None:
-    """A marked shape at a batch size."""
+    """A marked shape at a batch size; any other free axis gets that size, too."""
     if shape is None:
         return None
-    return tuple(n if isinstance(n, int) else int(n.removesuffix("N") or 1) * batch for n in shape)
+    factors = [n.removesuffix("N") if isinstance(n, str) else "" for n in shape]
+    return tuple(
+        n if isinstance(n, int) else int(f) * batch if f.isdigit() else batch
+        for n, f in zip(shape, factors, strict=True)
+    )
 
 
 def batch_axes(graph: gs.Graph, image: str, shapes: dict[str, Shape]) -> dict[str, int]:

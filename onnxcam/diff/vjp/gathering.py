@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcam.diff.vjp.table import Answer, fixed, known, vjp, zeros
+from onnxcam.diff.vjp.table import Answer, addable, fixed, known, vjp, zeros
 from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of
@@ -47,6 +47,7 @@ def gather(e: Emitter, g: T, y: T, x: T, indices: T, axis: int = 0) -> Answers:
 
 @vjp("GatherElements")
 def gather_elements(e: Emitter, g: T, y: T, x: T, indices: T, axis: int = 0) -> Answers:
+    g = addable(e, g)
     base, at = zeros(e, x, g.dtype), axis % len(known(x))
     return [e.ScatterElements(base, indices, g, axis=at, reduction="add"), None]
 
@@ -61,6 +62,7 @@ def gather_nd(e: Emitter, g: T, y: T, x: T, indices: T, batch_dims: int = 0) -> 
         line = e.Reshape(line, [-1 if i == axis else 1 for i in range(rank)])
         places = [e.Expand(line, e.Concat(e.Slice(shape, [0], [rank - 1]), [1], axis=0)), *places]
     whole = e.Concat(*places, axis=rank - 1) if batch_dims else indices
+    g = addable(e, g)
     return [e.ScatterND(zeros(e, x, g.dtype), whole, g, reduction="add"), None]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.diff.vjp.convolution import Window, repeated, spread, window
-from onnxcam.diff.vjp.table import Answer, dims, fixed, known, shaped, vjp, zeros
+from onnxcam.diff.vjp.table import Answer, addable, dims, fixed, known, shaped, vjp, zeros
 from onnxcam.diff.vjp.views import framed
 from onnxcam.graph.emit import Emitter
 
@@ -39,6 +39,7 @@ def max_pool(
 
 def scattered(e: Emitter, g: T, places: T, x: T, reduction: str) -> T:
     """`g` laid at its places in a tensor like `x`, all counted from the first element."""
+    g = addable(e, g) if reduction == "add" else g
     nothing = e.ConstantOfShape(e.Reshape(e.Size(x), [1]), value=gs.Constant("value",
                                 np.zeros(1, g.dtype)))  # fmt: skip
     nothing.dtype = g.dtype

@@ -31,11 +31,9 @@ def clip(e: Emitter, g: T, y: T, x: T, low: T | None = None, high: T | None = No
     inside += [e.Less(y, high)] if _bounds(high) else []
     kept = e.And(*inside) if len(inside) == 2 else inside[0] if inside else None
 
-    def of(bound: T) -> T:  # what is not inside sits at a bound, at `high` if that is below `low`
-        there = e.Equal(y, bound)
-        if bound is low and high is not None:
-            there = e.And(there, e.Less(low, high))
-        return e.Reshape(e.ReduceSum(e.Where(there, g, 0.0), keepdims=0), dims(known(bound)))
+    def of(bound: T) -> T:  # all that lies there moves with it
+        there = e.Where(e.Equal(y, bound), g, 0.0)
+        return e.Reshape(e.ReduceSum(there, keepdims=0), dims(known(bound)))
 
     return [
         g if kept is None else e.Where(kept, g, 0.0),

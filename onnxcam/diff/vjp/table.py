@@ -127,6 +127,11 @@ def float_type(x: gs.Tensor) -> np.dtype:
     return dtype if dtype.kind == "f" and dtype.itemsize > 1 else np.dtype(np.float32)
 
 
+def addable(e: Emitter, g: gs.Tensor) -> gs.Tensor:
+    """`g` in a type that ONNX Runtime scatters with sums: on the CPU not float16."""
+    return e.cast(g, np.float32) if g.dtype == np.float16 else g
+
+
 def unbroadcast(e: Emitter, g: gs.Tensor, shape: Sequence[Dim], x: gs.Tensor) -> gs.Tensor:
     """Sums a cotangent of the given shape up to the shape of `x`, which was broadcast to it."""
     target = known(x)
