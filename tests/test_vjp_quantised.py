@@ -35,6 +35,7 @@ def grid(shape: tuple[int, ...], scale: Any, zero: Any, low: float, high: float)
     levels = np.round(rng(3).uniform(low - 20, high + 20, shape))
     for end in (low, high):
         levels = np.where(levels == end, ends[0] if end == low else ends[1], levels)
+    levels.reshape(-1)[:4] = low - 1, low + 1, high - 1, high + 1
     return np.asarray((levels - zero) * scale, np.float32)
 
 

@@ -18,8 +18,10 @@ T: TypeAlias = gs.Tensor
 
 
 def scores(b: Bench, source: T, stack: T) -> T:
-    """The scores of the classes asked about for every version of `source`: (N, M, B)."""
-    return b.e.Transpose(rerun(b.e, source, stack, b.asked, b.chosen.name), perm=[1, 2, 0])
+    """The scores of the classes asked about for every version of `source`: float32 (N, M, B)."""
+    found = rerun(b.e, source, stack, b.asked, b.chosen.name)
+    # Cast first: of a Transpose, a Cast and a MatMul in a row ONNX Runtime's optimiser crashes.
+    return b.e.Transpose(b.e.cast(found, np.float32), perm=[1, 2, 0])
 
 
 def image(b: Bench, what: Recipe) -> T:

@@ -31,6 +31,7 @@ _BOOL = dict.fromkeys(
 )
 _INT = dict.fromkeys(("Shape", "Size", "ArgMax", "NonZero"), np.dtype(np.int64))
 _RESULT = {**_BOOL, **_INT}
+_TYPED_BY = {"Where": 1, "OneHot": 2}  # the input whose type the output has, if not the first
 
 _FOLDED = (
     "Transpose",
@@ -77,7 +78,7 @@ class Emitter:
     ) -> list[gs.Variable]:
         """Appends one node and returns its outputs; folds it if it is a view of constants."""
         attributes = {k: v for k, v in (attributes or {}).items() if v is not None}
-        typed = operands[1:] if op == "Where" else operands  # its condition says no type
+        typed = operands[_TYPED_BY.get(op, 0) :]
         like = next((t.dtype for t in typed if isinstance(t, gs.Tensor) and t.name), None)
         inputs = [self.tensor(t, like) for t in operands]
         while inputs and not inputs[-1].name:
@@ -87,8 +88,8 @@ class Emitter:
             folded = fold(op, arrays, attributes)
             if folded is not None:
                 return [constant(self.name(op), folded)]
-        first = inputs[1:] if op == "Where" else inputs
-        dtype = _RESULT.get(op, next((t.dtype for t in first if t.name), like))
+        typing = inputs[_TYPED_BY.get(op, 0) :]
+        dtype = _RESULT.get(op, next((t.dtype for t in typing if t.name), like))
         if op == "Cast":
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(attributes["to"]))
         results = [gs.Variable(self.name(op), dtype) for _ in range(outputs)]

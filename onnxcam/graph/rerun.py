@@ -30,7 +30,7 @@ def rerun(
         OpError: a node on the way holds a subgraph.
     """
     rows = stacked_rows(e, stack, source)
-    return unstacked(e, rerun_rows(e, source, rows, sink, but), sink)
+    return unstacked(e, rerun_rows(e, source, rows, sink, but), source)
 
 
 def stacked_rows(e: Emitter, stack: gs.Tensor, like: gs.Tensor) -> gs.Tensor:

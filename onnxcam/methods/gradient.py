@@ -54,7 +54,7 @@ def grad_cam_plus_plus(e: Emitter, needs: Needs, form: str = "closed") -> Result
     g = needs.gradient
     total = e.axes("Unsqueeze", e.axes("ReduceSum", needs.feature, [2, 3], keepdims=1), [1])
     positive = e.Relu(g)
-    if form == "closed" or needs.derivatives == (None, None):
+    if form == "closed" or all(d is None for d in needs.derivatives or ()):
         # α · ReLU(g) with g² cancelled: g / (2 + S g).
         shares = over(e, positive, e.Add(e.Mul(total, positive), 2.0))
     else:
