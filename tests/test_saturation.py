@@ -1,0 +1,40 @@
+"""The saturation case: the numbers of its page, and its picture."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def saturation(root: Path) -> Any:
+    """The tool that makes the picture."""
+    spec = importlib.util.spec_from_file_location("saturation", root / "tools" / "saturation.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_tells_the_truth(saturation: Any, root: Path) -> None:
+    page = (root / "docs" / "saturation.md").read_text("utf-8")
+    found = saturation.cases()
+    for method, case in found.items():
+        peaks = [float(one.of().max()) for one in case]
+        shown = [f"{peaks[0]:.3g}", f"{peaks[1]:.3g}" if peaks[1] > 1e-3 else f"{peaks[1]:.7f}"]
+        row = f"| {saturation.METHODS[method]} | {shown[0]} | {shown[1]} | {case.left:.2%}"
+        assert row.removesuffix("%").rstrip("0").rstrip(".")[:-3] in page, row
+    assert found["grad-cam"].left < 2e-4 and found["ablation-cam"].left > 0.7
+    logit, probability = found["grad-cam"]
+    p = float(probability.target_score.item())
+    assert np.allclose(probability.raw, logit.raw * p * (1 - p), rtol=1e-2)
+    assert found["ablation-cam"].probability.weights.max() > 0.94
+
+
+def test_the_sheet_is_drawn(saturation: Any, tmp_path: Path) -> None:
+    image = saturation.sheet(saturation.cases())
+    assert image.width > 600 and image.height > 400
