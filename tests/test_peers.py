@@ -81,9 +81,8 @@ SAME: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("method", [*SAME, "eigen-cam", "eigengrad-cam"])
 def test_pytorch_grad_cam(net: Any, method: str) -> None:
     peer = pytest.importorskip("pytorch_grad_cam")
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
     import torch
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     model, layer, x, path = net
     eigen = {"eigen-cam": "EigenCAM", "eigengrad-cam": "EigenGradCAM"}
@@ -112,9 +111,8 @@ def test_pytorch_grad_cam(net: Any, method: str) -> None:
 
 def test_pytorch_grad_cam_guided(net: Any) -> None:
     pytest.importorskip("pytorch_grad_cam")
-    from pytorch_grad_cam import GuidedBackpropReLUModel
-
     import torch
+    from pytorch_grad_cam import GuidedBackpropReLUModel
 
     model, _, x, path = net
     guided = GuidedBackpropReLUModel(model=model, device="cpu")

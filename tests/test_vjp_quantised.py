@@ -31,10 +31,8 @@ def real(x: np.ndarray, scale: Any, zero: Any, low: float = 0, high: float = 255
 
 def grid(shape: tuple[int, ...], scale: Any, zero: Any, low: float, high: float) -> np.ndarray:
     """Numbers on the grid of a quantiser, some beyond its ends, none at one."""
-    ends = (low + 1, high - 1) if high - low > 40 else (low + 0.5, high - 0.5)
     levels = np.round(rng(3).uniform(low - 20, high + 20, shape))
-    for end in (low, high):
-        levels = np.where(levels == end, ends[0] if end == low else ends[1], levels)
+    levels = np.where(levels == low, low + 1, np.where(levels == high, high - 1, levels))
     levels.reshape(-1)[:4] = low - 1, low + 1, high - 1, high + 1
     return np.asarray((levels - zero) * scale, np.float32)
 
