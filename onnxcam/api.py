@@ -213,7 +213,10 @@ class Explainer:
             score=what.score,
             provider=self.device.provider,
             labels=self.labels,
-            notes=(*program.notes, *notes_on(what, scores, chosen, kinds["gap"])),
+            notes=(
+                *program.notes,
+                *notes_on(what, scores, chosen, kinds["gap"], kinds["map"]),
+            ),
             model=self.classifier.name,
             title=what.method.title,
             options=dict(what.settings),
@@ -284,6 +287,13 @@ class Explainer:
             OnnxcamError: as for `explain`; an option that none of the methods has.
         """
         rows = [method_named(name) for name in methods]
+        if not rows:
+            raise OptionError("no method was named; give at least one")
+        if any(layer is not None for layer in layers) and not any(row.on_layer for row in rows):
+            raise OptionError(
+                f"layers were given, but {', '.join(r.name for r in rows)} "
+                f"work{'s' if len(rows) == 1 else ''} on pixels, not on a feature map"
+            )
         for key in options:
             if not any(key in row.options for row in rows):
                 raise OptionError(

@@ -85,10 +85,22 @@ def check_finite(what: Recipe, scores: np.ndarray, raw: np.ndarray) -> None:
 
 
 def notes_on(
-    what: Recipe, scores: np.ndarray, chosen: np.ndarray, gap: np.ndarray | None
+    what: Recipe,
+    scores: np.ndarray,
+    chosen: np.ndarray,
+    gap: np.ndarray | None,
+    shown: np.ndarray,
 ) -> list[str]:
     """What the user should know of the numbers, in sentences."""
     notes = []
+    maps = shown.reshape(-1, shown.shape[-2] * shown.shape[-1])
+    empty = int((maps == 0).all(axis=1).sum())
+    if empty:
+        which = "the map" if len(maps) == 1 else f"{empty} of {len(maps)} maps"
+        verb = "is" if empty == 1 else "are"
+        notes.append(f"{which} of {what.method.title} {verb} zero everywhere")
+        if what.score == "probability":
+            notes[0] += "; a saturated probability has no gradient, the logit before it has one"
     if gap is not None:
         worst = float(np.abs(gap).max())
         notes.append(f"completeness gap: the attributions miss the score by {worst:.3g} at most")

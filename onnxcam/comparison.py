@@ -23,6 +23,8 @@ from onnxcam.image import CELL, Cell, grid, panel, save_image
 class Comparison(Sequence[PictureExplanation]):
     """The explanations of one decision by several methods, in the order asked for.
 
+    A sequence of `PictureExplanation`.
+
     Attributes:
         explanations: one for each method and, where it works on one, feature map.
     """
@@ -43,28 +45,47 @@ class Comparison(Sequence[PictureExplanation]):
         return iter(self.explanations)
 
     def figure(self, colormap: str | None = None, alpha: float = 0.5) -> Any:
-        """A sheet with a row for each class and a cell for each explanation, as a PIL image."""
-        first = self.explanations[0]
-        layers = list(dict.fromkeys(e.layer for e in self.explanations if e.layer))
+        """The sheet as a PIL image: a row for each class and feature map, a column for each method.
+
+        Maps of single pixels are drawn alone, since a picture below hides them; a method on pixels
+        stands in the first row of its class.
+        """
+        first = self[0]
+        found = {(one.method, one.layer): one for one in self}
+        layers: list[str | None] = list(dict.fromkeys(one.layer for one in self if one.layer))
+        picture = panel(first.picture, None, longest=CELL)
         blocks = []
         for number, target in enumerate(first.facts()["targets"]):
             said = (target["label"], f"{first.score} {target['score']:.4g}")
-            cells = [Cell(panel(first.picture, None, longest=CELL), said)]
-            for one in self.explanations:
-                shown = panel(
-                    one.picture, one.heat(number), longest=CELL, colormap=colormap, alpha=alpha,
-                    seen=one.seen,
-                )  # fmt: skip
-                at = [one.layer] if one.layer and len(layers) > 1 else []
-                cells.append(Cell(shown, (one.title or one.method, *at)))
-            blocks.append(cells)
-        lines = [f"{first.model} on {first.picture.name}"]
-        lines += [f"at {layers[0]}"] if len(layers) == 1 else []
-        return grid(blocks, lines)
+            for layer in layers or [None]:
+                cells = [Cell(picture, said)]
+                for method in dict.fromkeys(one.method for one in self):
+                    one = found.get((method, layer))
+                    if one is None and layer in layers[:1]:
+                        one = found.get((method, None))
+                    cells.append(Cell(None) if one is None else _cell(one, number, colormap, alpha))
+                blocks.append(cells)
+        smooth = f", smooth {first.smooth}" if first.smooth != "none" else ""
+        return grid(blocks, [f"{first.model} on {first.picture.name}{smooth}"])
 
     def facts(self) -> dict[str, Any]:
-        """What a machine wants to read: the facts of every explanation."""
-        return {"explanations": [one.facts() for one in self.explanations]}
+        """What a machine wants to read: what all share, and `explanations` with the rest of each.
+
+        These are method, options, layer, map_shape and notes, and by class the peaks and gaps.
+        """
+        own = ("method", "options", "layer", "map_shape", "notes")
+        shared = {key: value for key, value in self[0].facts().items() if key not in own}
+        each = []
+        for one in self:
+            facts = one.facts()
+            each.append({key: facts[key] for key in own})
+            for kind in ("peak", "gap"):
+                if kind in facts["targets"][0]:
+                    each[-1][f"{kind}s"] = [target[kind] for target in facts["targets"]]
+        for target in shared["targets"]:
+            del target["peak"]
+            target.pop("gap", None)
+        return {**shared, "explanations": each}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Scores and classes, and the arrays of every explanation under "<number>.<method>.…"."""
@@ -119,3 +140,11 @@ class Comparison(Sequence[PictureExplanation]):
         stream = io.BytesIO()
         self.figure().save(stream, "PNG")
         return stream.getvalue()
+
+
+def _cell(one: PictureExplanation, index: int, colormap: str | None, alpha: float) -> Cell:
+    shown = panel(
+        one.picture, one.heat(index), longest=CELL, colormap=colormap,
+        alpha=None if one.fine else alpha, seen=one.seen,
+    )  # fmt: skip
+    return Cell(shown, (one.title or one.method, *([f"at {one.layer}"] if one.layer else [])))

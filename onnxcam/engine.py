@@ -71,23 +71,23 @@ class Engine:
         )
 
     def _whole(self, form: Form, images: np.ndarray, target: np.ndarray, count: _Count) -> Results:
-        session = self.session((id(form), "whole"), form.whole)
+        session = self.session((form, "whole"), form.whole)
         feeds = {form.classifier.image.name: images, TARGET: target}
         return dict(zip(form.outputs, session.run(feeds, form.outputs), strict=True))
 
     def _staged(self, form: Form, images: np.ndarray, target: np.ndarray, count: _Count) -> Results:
         feeds: dict[str, Any] = {form.classifier.image.name: images, TARGET: target}
-        trunk = self.session((id(form), "trunk"), form.trunk.model)
+        trunk = self.session((form, "trunk"), form.trunk.model)
         # Features and whatever else crosses stay on the device, in the form they came out in.
         kept = {**feeds, **dict(zip(trunk.outputs, trunk.keep(feeds), strict=True))}
         for number, stage in enumerate(form.bodies):
-            body = self.session((id(form), number), stage.model)
+            body = self.session((form, number), stage.model)
             result = self._blocks(form, stage, body, kept, len(images), count)
             assert stage.stack is not None
             kept[stage.stack.result] = result
         results = {n: kept[n] for n in form.outputs if n in kept}
         if form.finish is not None:
-            finish = self.session((id(form), "finish"), form.finish.model)
+            finish = self.session((form, "finish"), form.finish.model)
             ending = {name: kept[name] for name in finish.inputs}
             results |= dict(zip(finish.outputs, finish.run(ending), strict=True))
         return {n: r if isinstance(r, np.ndarray) else r.numpy() for n, r in results.items()}

@@ -77,6 +77,11 @@ class Explanation:
         return self.raw.ndim > self.map.ndim
 
     @property
+    def peak(self) -> np.ndarray:
+        """The greatest value of each map, in the shape of `target`: what drawing divides by."""
+        return np.asarray(self.map.max(axis=(-2, -1)))
+
+    @property
     def target_score(self) -> np.ndarray:
         """The scores of the classes explained, in the shape of `target`."""
         rows = self.target.reshape(len(self.scores), -1)
@@ -90,9 +95,10 @@ class Explanation:
     def facts(self) -> dict[str, Any]:
         """What a machine wants to read: settings, classes and scores, without the arrays."""
         targets = [int(t) for t in self.target.reshape(-1)]
-        gaps: list[dict[str, float]] = [{}] * len(targets)
+        own = [{"peak": float(peak)} for peak in self.peak.reshape(-1)]
         if self.gap is not None:
-            gaps = [{"gap": float(gap)} for gap in self.gap.reshape(-1)]
+            for one, gap in zip(own, self.gap.reshape(-1), strict=True):
+                one["gap"] = float(gap)
         return {
             "model": self.model,
             "method": self.method,
@@ -102,8 +108,8 @@ class Explanation:
             "score_kind": self.score,
             "provider": self.provider,
             "targets": [
-                {"index": t, "label": self.label(t), "score": float(s), **gap}
-                for t, s, gap in zip(targets, self.target_score.reshape(-1), gaps, strict=True)
+                {"index": t, "label": self.label(t), "score": float(s), **more}
+                for t, s, more in zip(targets, self.target_score.reshape(-1), own, strict=True)
             ],
             "map_shape": list(self.map.shape),
             "notes": list(self.notes),
@@ -195,9 +201,10 @@ class PictureExplanation(Explanation):
         """Picture, heat map and overlay side by side with what they show, as a PIL image."""
         target = int(self.target.reshape(-1)[index])
         value = float(self.target_score.reshape(-1)[index])
+        smooth = f", smooth {self.smooth}" if self.smooth != "none" else ""
         lines = [
             f"{self.label(target)}  ({self.score} {value:.4g})",
-            f"{self.title or self.method}" + (f" at {self.layer}" if self.layer else ""),
+            f"{self.title or self.method}" + (f" at {self.layer}" if self.layer else "") + smooth,
             f"{self.model} on {self.picture.name}",
         ]
         return figure(

@@ -103,6 +103,36 @@ def test_explain_says_once_how_it_was_done(explainer: onnxcam.Explainer) -> None
     assert len(re.findall(r"^(one\.png|two\.jpg): ", printed, re.M)) == 2
 
 
+def test_pixel_methods_have_no_layer_and_tell_their_gap() -> None:
+    asked = ("--method", "integrated-gradients", "--steps", "3", "--smooth", "tta")
+    printed = explain("one.png", *asked).stdout
+    method = "Integrated Gradients, score logit, smooth tta, steps 3, baseline zero"
+    assert f"method    {method}\n" in printed and "\nlayer " not in printed
+    assert "note: completeness gap: the attributions miss the score by " in printed
+    facts = facts_of("one.integrated-gradients.png")
+    assert facts["layer"] is None and facts["targets"][0]["gap"] != 0
+    assert facts["map_shape"] == [1, 96, 96] and facts["options"]["steps"] == 3
+
+
+def test_an_empty_map_is_told(folder: Path) -> None:
+    model = onnx.load(MODEL)
+    for tensor in model.graph.initializer:  # every score 40 higher: each probability rounds to 1
+        if list(tensor.dims) == [10]:
+            raised = onnx.numpy_helper.to_array(tensor) + np.float32(40)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(raised, tensor.name))
+    onnx.save(model, "sure.onnx")
+    asked = ("one.png", "--method", "grad-cam", "--score", "probability", "-t", "cat", "--json")
+    (found,) = json.loads(cli("explain", "sure.onnx", *asked).stdout)
+    assert found["targets"][0]["score"] == 1 and found["targets"][0]["peak"] == 0
+    assert found["notes"] == [
+        "the map of Grad-CAM is zero everywhere; a saturated probability has no gradient, the "
+        "logit before it has one"
+    ]
+    both = ("one.png", "-m", "grad-cam", "-t", "top2", "--score", "logit", "--json", "--force")
+    (found,) = json.loads(cli("explain", "sure.onnx", *both).stdout)
+    assert found["notes"] == [] and all(t["peak"] > 0 for t in found["targets"])
+
+
 def test_json_is_all_that_is_printed(explainer: onnxcam.Explainer) -> None:
     result = explain("one.png", "two.jpg", "--json")
     assert result.stderr == ""
@@ -546,7 +576,12 @@ def test_a_real_model_on_a_real_photograph(shared_data: Path, folder: Path) -> N
     asked = ("--target", "bee", "--target", "309", "--json")
     (found,) = json.loads(cli("explain", model, picture, *asked).stdout)
     assert found["targets"] == [
-        {"index": 309, "label": "bee", "score": pytest.approx(26.8, abs=0.1)}
+        {
+            "index": 309,
+            "label": "bee",
+            "score": pytest.approx(26.8, abs=0.1),
+            "peak": pytest.approx(38.5, abs=0.3),
+        }
     ]
     assert found["preset"]["name"] == "imagenet"
     assert "candidates tried on 1 picture" in found["preset_reason"]
@@ -626,6 +661,12 @@ def test_methods_are_the_table() -> None:
     for one in found:
         row = METHODS[one["name"]]
         assert (one["title"], one["summary"]) == (row.title, row.summary)
+        kinds = (one["pixels"], one["on_layer"], one["smooth_pca"])
+        assert kinds == (row.pixels, row.on_layer, row.smooths)
+        assert one["needs_with"] == [
+            {"option": key, "value": value, "needs": need}
+            for (key, value), need in row.extra.items()
+        ]
         for key, values in row.options.items():
             told = one["options"][key]
             if isinstance(values, tuple):
@@ -729,12 +770,12 @@ def test_a_bar_shows_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(show, "PATIENCE", 0)
     for stream, live in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        with show.Bar(4, quiet=False) as bar:
+        with show.Bar(4, False, "unit") as bar:
             bar.start(1, "dog.jpg")
             monkeypatch.setattr(bar, "_next", 0)
             bar(50, 100)
         text = stream.getvalue()
-        assert ("picture 2 of 4  50 of 100  dog.jpg" in text) == live
+        assert ("picture 2 of 4  unit 50 of 100  dog.jpg" in text) == live
         assert (" 38%" in text) == live
         assert not live or text.rpartition("\r")[2] == ""  # taken away at the end
 

@@ -69,11 +69,29 @@ def test_commands_run(command: str, files: Path) -> None:
         assert not made
 
 
+def test_the_pages_run(files: Path, root: Path) -> None:
+    (files / "models").symlink_to(root / "models")
+    pages = {path: path.read_text("utf-8") for path in (root / "docs").glob("*.md")}
+    commands = [
+        line for page in pages.values() for line in re.findall(r"^\$ onnxcam (.*)$", page, re.M)
+    ]
+    assert pages and commands
+    for command in commands:
+        result = CliRunner().invoke(main, shlex.split(command), catch_exceptions=False)
+        assert (result.exit_code, result.stderr) == (0, ""), result.output
+    for path, page in pages.items():
+        tools = re.findall(r"^\$ python (\S+)", page, re.M)
+        pictures = re.findall(r"\]\((\S+\.(?:png|jpg))\)", page)
+        assert all((root / tool).is_file() for tool in tools)
+        for picture in pictures:
+            assert (path.parent / picture).stat().st_size < 300_000
+
+
 def test_python_runs(files: Path) -> None:
     names: dict[str, object] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
-    assert (files / "cat.png").is_file()
+    assert {"cat.png", "methods.png"} <= {path.name for path in files.iterdir()}
 
 
 def test_every_command_is_listed() -> None:

@@ -20,6 +20,7 @@ from onnxcam.image import CELL, Cell, grid, lay_on, panel, save_image
 from onnxcam.resources import resource
 
 MODEL, PICTURE, CLASS = "demo_alexnet.onnx", "demo_scene.png", "tree"
+SHARED = "demo_vgg.onnx", "demo_shortcut.png", "heart"  # a score that no single unit carries
 METHODS = {"grad-cam": "Grad-CAM", "ablation-cam": "Ablation-CAM"}
 
 
@@ -35,13 +36,13 @@ class Case(NamedTuple):
         return float(self.probability.of().max() / self.logit.of().max())
 
 
-def cases() -> dict[str, Case]:
+def cases(model: str = MODEL, picture: str = PICTURE, label: str = CLASS) -> dict[str, Case]:
     """Both maps of each method."""
     found = {}
     for method in METHODS:
         by_score = [
-            Explainer(resource(MODEL), method, score=score, provider="cpu").explain(
-                resource(PICTURE), CLASS
+            Explainer(resource(model), method, score=score, provider="cpu").explain(
+                resource(picture), label
             )
             for score in ("logit", "probability")
         ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxcam.cli import names, options, show
+from onnxcam.cli.methods import counted
 from onnxcam.cli.options import option
 from onnxcam.errors import PictureError, PresetError, RuntimeFailure
 
@@ -91,11 +92,13 @@ def explain(ctx: click.Context, /, model: str, pictures: tuple[str, ...], **give
 
     from onnxcam.api import Explainer
     from onnxcam.image import colour, find_pictures
+    from onnxcam.methods import method_named
 
+    own = options.of_methods(given, [method_named(given["method"])])
     paths = find_pictures(pictures)
     explainer = Explainer(
         model, given["method"], given["layer"], **options.asking(given), **options.loading(given),
-        **options.picturing(given), **options.of_methods(given),
+        **options.picturing(given), **own,
     )  # fmt: skip
     if given["colormap"]:
         colour(np.zeros((1, 1)), given["colormap"])  # a wrong name is said before the work
@@ -109,7 +112,7 @@ def explain(ctx: click.Context, /, model: str, pictures: tuple[str, ...], **give
         names.check(files, [Path(model), *paths], given["force"])
     names.check_folder(Path(places[0].base).parent)
     job = _Job(explainer, target, given, [Path(model), *paths])
-    with show.Bar(len(paths), given["quiet"]) as bar:
+    with show.Bar(len(paths), given["quiet"], counted(explainer.recipe.needed)) as bar:
         job.run(paths, places, bar, left_out)
     if given["as_json"]:
         show.document(job.facts)
@@ -183,20 +186,14 @@ class _Job:
         if self._silent:
             return
         explainer = self.explainer
-        classifier, recipe = explainer.classifier, explainer.recipe
-        layer, settings = recipe.layer, [f"score {recipe.score}"]
-        settings += [f"{key} {value}" for key, value in recipe.settings]
-        reason = explainer.preset_reason
-        rows = [("model", f"{classifier.name}, {classifier.classes} classes")]
+        layer, more = explainer.recipe.layer, list[tuple[str, str]]()
         if layer is not None:
             height, width = layer.grid
-            rows.append(("layer", f"{layer.tensor}, {layer.units} units on {height}×{width}"))
-        rows += [
-            ("method", ", ".join([recipe.method.title, *settings])),
-            ("provider", explainer.device.provider),
-        ]
-        if reason:
-            rows.append(("preset", reason.removeprefix("preset ")))
+            more.append(("layer", f"{layer.tensor}, {layer.units} units on {height}×{width}"))
+        own = [f"{key} {value}" for key, value in explainer.recipe.settings]
+        said = [explainer.recipe.method.title, *question(explainer), *own]
+        more.append(("method", ", ".join(said)))
+        rows = headline(explainer, more)
         if left_out:
             rows.append(("note", f"heat maps of earlier runs left out: {left_out}"))
         show.facts(rows)
@@ -233,6 +230,23 @@ class _Job:
             if note not in self._noted:
                 self._noted.add(note)
                 show.line(f"note: {note}")
+
+
+def headline(explainer: Explainer, more: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """How the explanations are made: names and values for `show.facts`, `more` among them."""
+    classifier, reason = explainer.classifier, explainer.preset_reason
+    return [
+        ("model", f"{classifier.name}, {classifier.classes} classes"),
+        *more,
+        ("provider", explainer.device.provider),
+        *([("preset", reason.removeprefix("preset "))] if reason else []),
+    ]
+
+
+def question(explainer: Explainer) -> list[str]:
+    """What is asked of any method: which score, and how it is smoothed."""
+    smooth = explainer.smooth
+    return [f"score {explainer.recipe.score}", *([f"smooth {smooth}"] if smooth != "none" else [])]
 
 
 def target_of(texts: Sequence[str], explainer: Explainer) -> str | list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,8 @@ NEEDS = {
     "placed": "the scores of each place of the feature map alone: one run of the head for each",
     "image": "the image",
     "pixels": "the gradient of the score for the image",
-    "guided": "the same by the rules of guided backpropagation",
-    "deconv": "the gradient for the image by the rules of deconvnet",
+    "guided": "the gradient of the score for the image by the rules of guided backpropagation",
+    "deconv": "the gradient of the score for the image by the rules of deconvnet",
     "path": "gradients on the way from a baseline to the image: one for each step",
     "gain": "the score of the baseline",
     "noisy": "gradients for noisy copies of the image: one for each",
@@ -36,6 +37,18 @@ NEEDS = {
     "sampled": "the scores behind random masks: one run of the model for each",
 }
 """The needs of methods in words."""
+
+COUNTED = {
+    "drop": "unit",
+    "derivatives": "cell",
+    "masked": "unit",
+    "placed": "place",
+    "path": "step",
+    "noisy": "copy",
+    "occluded": "window",
+    "sampled": "mask",
+}
+"""What the progress bar counts for needs that take many runs."""
 
 
 @click.command(cls=options.Command)
@@ -72,6 +85,12 @@ def methods(name: str | None, as_json: bool) -> None:
         click.echo("\n'onnxcam methods NAME' gives paper, formula and options.")
 
 
+def counted(needs: Iterable[str]) -> str:
+    """What the progress bar counts for methods with these needs."""
+    items = {COUNTED[need] for need in needs if need in COUNTED}
+    return items.pop() if len(items) == 1 else "item"
+
+
 def _print(row: Method) -> None:
     needs = [NEEDS[need] for need in row.needs]
     needs += [f"with {k} {v}: {NEEDS[need]}" for (k, v), need in row.extra.items()]
@@ -101,7 +120,13 @@ def _document(row: Method) -> dict[str, Any]:
         "title": row.title,
         "summary": row.summary,
         "needs": list(row.needs),
+        "needs_with": [
+            {"option": option, "value": value, "needs": need}
+            for (option, value), need in row.extra.items()
+        ],
         "pixels": row.pixels,
+        "on_layer": row.on_layer,
+        "smooth_pca": row.smooths,
         "options": {
             key: list(values) if isinstance(values, tuple) else _limits(values)
             for key, values in row.options.items()

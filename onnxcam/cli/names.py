@@ -122,8 +122,8 @@ def _slug(label: str) -> str:
 
 
 def is_result(path: Path, methods: Sequence[str]) -> bool:
-    """Whether a file bears the name of a result: <picture>.<method>.png."""
-    return any(f".{method}." in path.name for method in methods)
+    """Whether a file bears the name of a result: <picture>.<method>.png, <picture>.compare.png."""
+    return any(f".{what}." in path.name for what in (*methods, "compare"))
 
 
 def check(files: Sequence[Path], inputs: Sequence[Path], force: bool) -> None:
@@ -137,7 +137,7 @@ def check(files: Sequence[Path], inputs: Sequence[Path], force: bool) -> None:
     read = {os.path.realpath(path) for path in inputs}
     for file in files:
         if os.path.realpath(file) in read:
-            raise OutputError(f"{file} would replace what is read; name another file with --to")
+            raise OutputError(f"{file} would replace what is read; name another file")
         check_folder(file.parent)
         if file.parent.is_dir():
             check_writable(file, force)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from onnxcam.methods import Method
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -244,35 +247,56 @@ class MethodCommand(Command):
         """The declared parameters and those of the method table."""
         if self._of_methods is None:
             self._of_methods = method_options()
-        return super().get_params(ctx) + self._of_methods
+        *declared, the_help = super().get_params(ctx)
+        return [*declared, *self._of_methods, the_help]
 
 
 def method_options() -> list[click.Parameter]:
     """An option of the command line for every option of a method."""
-    from onnxcam.methods import METHODS, Number
-
-    takers: dict[str, dict[str, Any]] = {}
-    for method in METHODS.values():
-        if not method.fused:  # they have those of the methods that they are made of
-            for key, values in method.options.items():
-                takers.setdefault(key, {})[method.name] = values
     found: list[click.Parameter] = []
-    for key, by_method in takers.items():
-        kinds = list(by_method.values())
-        settings: dict[str, Any] = {}
-        if isinstance(kinds[0], Number):
-            settings["type"] = click.INT if kinds[0].whole else click.FLOAT
-            settings["metavar"] = "NUMBER"
-        else:
-            settings["type"] = click.Choice(list(dict.fromkeys(str(v) for vs in kinds for v in vs)))
+    for key, by_method in method_takers().items():
         found.append(
             Option(
-                [f"--{key.replace('_', '-')}", OF_METHOD + key],
+                [_spelt(key), OF_METHOD + key],
                 section="Options of methods ('onnxcam methods NAME' explains them)",
-                help=_for_methods(by_method), **settings,
+                help=_for_methods(by_method), **_values(list(by_method.values())),
             )
         )  # fmt: skip
     return found
+
+
+def method_takers() -> dict[str, dict[str, Any]]:
+    """By option: the methods that have it, with its values."""
+    from onnxcam.methods import METHODS
+
+    takers: dict[str, dict[str, Any]] = {}
+    for method in METHODS.values():
+        name, held = method.name, set[str]()
+        if method.fused:  # it has the options of the method that it is made of, and its own
+            name, held = "guided-NAME", set(METHODS[name.removeprefix("guided-")].options)
+        for key, values in method.options.items():
+            if key not in held:
+                takers.setdefault(key, {})[name] = values
+    return takers
+
+
+def _spelt(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _values(kinds: Sequence[Any]) -> dict[str, Any]:
+    """How click reads an option that its methods give these values."""
+    from onnxcam.methods import Number
+
+    numbers = [kind for kind in kinds if isinstance(kind, Number)]
+    if not numbers:
+        return {"type": click.Choice(list(dict.fromkeys(str(v) for vs in kinds for v in vs)))}
+    low, high = min(n.low for n in numbers), max(n.high for n in numbers)
+    top = None if high == float("inf") else high
+    number: click.ParamType[Any] = click.FloatRange(low, top)
+    if all(n.whole for n in numbers):
+        number = click.IntRange(int(low), None if top is None else int(top))
+    return {"type": number, "metavar": "NUMBER"}
 
 
 def _for_methods(by_method: dict[str, Any]) -> str:
@@ -286,13 +310,24 @@ def _for_methods(by_method: dict[str, Any]) -> str:
     return f"For {'; '.join(parts)}."
 
 
-def of_methods(given: dict[str, Any]) -> dict[str, Any]:
-    """The options of methods that were given."""
-    return {
+def of_methods(given: dict[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
+    """The options of methods that were given.
+
+    Raises:
+        UsageError: none of `methods` has one of them; the message says which methods do.
+    """
+    found = {
         key.removeprefix(OF_METHOD): value
         for key, value in given.items()
         if key.startswith(OF_METHOD) and value is not None
     }
+    for key in found:
+        if not any(key in method.options for method in methods):
+            asked = ", ".join(method.name for method in methods)
+            raise click.UsageError(
+                f"{_spelt(key)} is an option of {', '.join(method_takers()[key])}, not of {asked}"
+            )
+    return found
 
 
 def asking(given: dict[str, Any]) -> dict[str, Any]:

@@ -77,12 +77,18 @@ def document(value: Any) -> None:
 class Bar:
     """A line on the terminal that says how far the work is; elsewhere nothing.
 
-    Calling it with (done, all) reports the units of the picture at hand.
+    Calling it with (done, all) reports the items of the picture at hand.
     """
 
-    def __init__(self, pictures: int, quiet: bool) -> None:
-        """A bar for so many pictures; it shows itself only when the work takes long."""
-        self.pictures, self.done, self.name = pictures, 0, ""
+    def __init__(self, pictures: int, quiet: bool, item: str = "item") -> None:
+        """A bar for so many pictures; it shows itself only when the work takes long.
+
+        Args:
+            pictures: how many there are.
+            quiet: show nothing.
+            item: what is counted within a picture: "unit", "mask", …
+        """
+        self.pictures, self.done, self.name, self.item = pictures, 0, "", item
         self._live = sys.stderr.isatty() and not quiet
         self._shown = False
         self._next = time.monotonic() + PATIENCE
@@ -92,17 +98,17 @@ class Bar:
         self.done, self.name = done, clean(name)
         self(0, 0)
 
-    def __call__(self, done: int, units: int) -> None:
-        """Reports that `done` of `units` are done."""
+    def __call__(self, done: int, every: int) -> None:
+        """Reports that `done` of `every` item are done."""
         now = time.monotonic()
         if not self._live or now < self._next:
             return
         self._next = now + 0.1
-        share = (self.done + (done / units if units else 0)) / self.pictures
+        share = (self.done + (done / every if every else 0)) / self.pictures
         full = "#" * round(BAR * share)
         text = f"[{full:<{BAR}}] {share:4.0%}"
         text += f"  picture {self.done + 1} of {self.pictures}" if self.pictures > 1 else ""
-        text += f"  {done} of {units}" if units else ""
+        text += f"  {self.item} {done} of {every}" if every else ""
         columns = shutil.get_terminal_size().columns
         self.clear()
         click.echo(f"{text}  {self.name}"[: columns - 1], err=True, nl=False)

@@ -15,6 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from onnxcam.diff.recurrent import lstm
 from onnxcam.diff.vjp.quantised import column
 from onnxcam.diff.vjp.table import known
 from onnxcam.errors import OpError
@@ -304,6 +305,7 @@ def _plainly(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
 BODIES: dict[tuple[str, str], Body] = {
     ("", "QLinearConv"): _qlinear_conv,
     ("", "QLinearMatMul"): _qlinear_matmul,
+    ("", "LSTM"): lstm,
     ("", "ConvInteger"): _integers("Conv", 1, 0),
     ("", "MatMulInteger"): _integers("MatMul", -2, -1),
     ("com.microsoft", "QGemm"): _qgemm,
@@ -317,4 +319,4 @@ BODIES: dict[tuple[str, str], Body] = {
         for op in ("Sigmoid", "LeakyRelu", "Softmax", "AveragePool", "GlobalAveragePool")
     },
 }
-"""Bodies of quantised operators; those of com.microsoft come from ONNX Runtime's quantiser."""
+"""Bodies of recurrent and quantised operators; those of com.microsoft: what ONNX Runtime writes."""

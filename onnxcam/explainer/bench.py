@@ -70,6 +70,7 @@ class Bench:
     stacks: list[Stack] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _made: dict[Hashable, Any] = field(default_factory=dict)
+    _noted: int = 0
 
     def once(self, key: Hashable, make: Callable[[], V]) -> V:
         """What `make` gives, made once for each key."""
@@ -138,8 +139,10 @@ class Bench:
         return parts[0] if len(parts) == 1 else e.Concat(*parts, axis=1)
 
     def annotated(self) -> None:
-        """Notes the shapes of all that was added: for gradients of gradients."""
-        annotate(self.e.graph.nodes[self.start :], self.e.graph.opset)
+        """Notes the shapes of all that was added since the last time: for their gradients."""
+        nodes = self.e.graph.nodes
+        annotate(nodes[max(self.start, self._noted) :], self.e.graph.opset)
+        self._noted = len(nodes)
 
     def stack(self, key: Hashable, items: Items, run: Callable[[T], T], summed: bool = False) -> T:
         """The result of a run over many items: `run(block)` emits it for a block of them.

@@ -133,6 +133,8 @@ def _derivatives(b: Bench, what: Recipe) -> tuple[T | None, T | None]:
     layer, e = what.feature_map, b.e
     wrt, (h, w) = b.tensor(layer.tensor), layer.grid
     cells = layer.units * h * w
+    units = range(layer.units) if what.units is None else what.units
+    chosen = tuple(unit * h * w + place for unit in units for place in range(h * w))
 
     def run(block: T) -> T:
         ones = e.OneHot(block, e.tensor(np.array(cells, np.int64)), np.array([0, 1], np.float32))
@@ -167,11 +169,10 @@ def _derivatives(b: Bench, what: Recipe) -> tuple[T | None, T | None]:
         found = e.Concat(*each, axis=1) if len(each) > 1 else each[0]  # (B · N, M, 2)
         return e.Transpose(unstacked(e, found, wrt), perm=[1, 2, 0, 3])
 
-    both = b.stack(("derivatives", layer.tensor), items.indices(cells), run)
-    parts = [e.Gather(both, np.array(i, np.int64), axis=3) for i in (0, 1)]
-    grids = [e.Reshape(p, [0, 0, layer.units, h, w]) for p in parts]
-    second, third = (_units(b, g, what, ["N", b.targets]) for g in grids)
-    return second, third
+    both = b.stack(("derivatives", layer.tensor, what.units), items.indices(cells, chosen), run)
+    second, third = (e.Gather(both, np.array(i, np.int64), axis=3) for i in (0, 1))
+    shape = [0, 0, len(units), h, w]
+    return e.Reshape(second, shape), e.Reshape(third, shape)
 
 
 def _ahead(e: Emitter, block: T, rank: int) -> T:

@@ -86,11 +86,8 @@ def path(b: Bench, what: Recipe) -> T:
 
 def _slopes(b: Bench, versions: T, squared: bool = False) -> T:
     """Σ over versions (B, N, …) of the image of gradients, or their squares: (N, M, C, H, W)."""
-    e, info = b.e, b.classifier.image
-    if info.dtype.kind == "f":
-        versions = e.cast(versions, info.dtype)
-    rows = stacked_rows(e, versions, b.image)
-    rows.dtype = versions.dtype
+    e = b.e
+    rows = _as_taken(b, stacked_rows(e, versions, b.image))
     asked = rerun_rows(e, b.image, rows, b.asked, b.chosen.name)
     slopes = b.channels_first(b.gradient(asked, rows), 2)
     if squared:
@@ -98,13 +95,25 @@ def _slopes(b: Bench, versions: T, squared: bool = False) -> T:
     return e.axes("ReduceSum", unstacked(e, slopes, b.image), [0], keepdims=0)
 
 
+def _as_taken(b: Bench, rows: T) -> T:
+    """Rows of images in float32 as the model takes them.
+
+    Of a model that makes reals of its integers first of all, it can go on from reals.
+    """
+    own = [n for n in b.e.graph.nodes[: b.start] if any(t is b.image for t in n.inputs)]
+    if b.classifier.image.dtype.kind == "f" or any(n.op != "Cast" for n in own):
+        rows = stacks.taken(b.e, rows, b.classifier.image)
+    rows.shape = b.image.shape
+    return rows
+
+
 def gain(b: Bench, what: Recipe) -> T:
     """y − y(baseline), (N, M)."""
     e = b.e
     ground = stacks.background(e, b.image, b.classifier.image, dict(what.settings)["baseline"])
-    blank = e.Expand(e.cast(ground, b.classifier.image.dtype), e.Shape(b.image))
-    blank.shape, blank.dtype = b.image.shape, b.image.dtype
-    return e.Sub(b.asked, rerun_rows(e, b.image, blank, b.asked, b.chosen.name))
+    blank = _as_taken(b, e.Expand(ground, e.Shape(b.image)))
+    found = rerun_rows(e, b.image, blank, b.asked, b.chosen.name)
+    return e.Sub(e.cast(b.asked, np.float32), e.cast(found, np.float32))
 
 
 def noisy(b: Bench, what: Recipe) -> T:
@@ -112,11 +121,14 @@ def noisy(b: Bench, what: Recipe) -> T:
     s, e, info = dict(what.settings), b.e, b.classifier.image
     real = e.cast(b.image, np.float32)
     squared = s["squared"] == "yes"
-    draws = items.noise(s["samples"], info.shape()[1:], s["seed"])
-    key = ("noisy", *what.settings)
-    total = b.stack(
-        key, draws, lambda n: _slopes(b, stacks.noisy(e, real, n, s["noise"]), squared), summed=True
-    )
+    draws = items.noise(s["samples"], (info.channels, *info.size), s["seed"])
+
+    def run(block: T) -> T:
+        if info.layout == "NHWC":
+            block = e.Transpose(block, perm=[0, 2, 3, 1])
+        return _slopes(b, stacks.noisy(e, real, block, s["noise"]), squared)
+
+    total = b.stack(("noisy", *what.settings), draws, run, summed=True)
     return e.Mul(total, 1 / s["samples"])
 
 
@@ -165,7 +177,7 @@ def occluded(b: Bench, what: Recipe) -> T:
     def run(masks: T) -> T:
         wide = e.axes("Unsqueeze", masks, [1])
         found = scores(b, b.image, stacks.seen_through(e, b.image, info, wide, ground))
-        return e.Sub(e.axes("Unsqueeze", b.asked, [2]), found)
+        return e.Sub(e.axes("Unsqueeze", e.cast(b.asked, np.float32), [2]), found)
 
     return b.stack(("occluded", *what.settings), items.windows(*coverage(b, what)), run)
 
@@ -180,7 +192,7 @@ def sampled(b: Bench, what: Recipe) -> T:
         wide = e.axes("Unsqueeze", masks, [1])
         found = scores(b, b.image, stacks.seen_through(e, b.image, info, wide, ground))
         flat = e.Reshape(masks, [-1, h * w])
-        return e.Reshape(e.MatMul(e.cast(found, np.float32), flat), [0, 0, h, w])
+        return e.Reshape(e.MatMul(found, flat), [0, 0, h, w])
 
     masks = items.random_masks(s["masks"], info.size, s["cells"], s["keep"], s["seed"])
     return b.stack(("sampled", *what.settings), masks, run, summed=True)

@@ -19,6 +19,7 @@ from onnxcam.errors import OpError
 from onnxcam.explainer.bench import TARGET, Bench, Stack, bench
 from onnxcam.explainer.needs import provide
 from onnxcam.explainer.recipe import Recipe
+from onnxcam.explainer.ways import other_methods
 from onnxcam.graph.cost import peak_bytes
 from onnxcam.graph.early import pick_early
 from onnxcam.graph.emit import Emitter
@@ -26,7 +27,6 @@ from onnxcam.graph.load import Classifier
 from onnxcam.graph.model import Model
 from onnxcam.graph.paths import every_input, reached
 from onnxcam.graph.split import extract
-from onnxcam.methods import METHODS
 
 SCORES, CHOSEN = "onnxcam/scores", "onnxcam/chosen"
 RESULTS = ("raw", "map", "weights", "gap")
@@ -239,18 +239,12 @@ def _emitted(b: Bench, what: Recipe) -> dict[str, gs.Tensor]:
     try:
         made = what.method.emit(b.e, provide(b, what), **dict(what.settings))
     except OpError as error:
-        others = [m.name for m in METHODS.values() if not m.fused and _gradient_free(m.needs)]
-        raise OpError(f"{error}; methods that need no gradient: {', '.join(others)}") from error
+        others = ", ".join(other_methods(b, what, str(error))) or "none"
+        name = what.method.name
+        raise OpError(f"{error}, and {name} needs it; methods that do not: {others}") from error
     shown = b.e.Relu(made.raw) if made.map is None else made.map
     found = {"raw": made.raw, "map": shown, "weights": made.weights, "gap": made.gap}
     return {kind: t for kind, t in found.items() if t is not None}
-
-
-def _gradient_free(needs: Sequence[str]) -> bool:
-    return set(needs) <= {
-        *("feature", "drop", "blank", "masked", "placed", "image", "occluded", "coverage"),
-        *("sampled",),
-    }
 
 
 def _made(model: Model) -> set[str]:

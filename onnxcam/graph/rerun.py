@@ -37,7 +37,7 @@ def stacked_rows(e: Emitter, stack: gs.Tensor, like: gs.Tensor) -> gs.Tensor:
     """(B, N, …) → (B · N, …), shaped as `like`."""
     tail = e.Slice(e.Shape(stack), [2], [1 << 30])
     rows = e.Reshape(stack, e.Concat([-1], tail, axis=0))
-    rows.shape, rows.dtype = like.shape, like.dtype
+    rows.shape, rows.dtype = like.shape, stack.dtype
     return rows
 
 
@@ -60,11 +60,12 @@ def rerun_rows(
         if any(isinstance(a, gs.Graph) for a in node.attrs.values()):
             raise OpError(
                 f"node {node.name!r} ({node.op}) holds a subgraph, which cannot be run on many "
-                "versions of a tensor at once; name a --layer behind it"
+                "versions of a tensor at once"
             )
         inputs = [done[t.name] if t.name in behind else _copies(e, t, versions)
                   for t in node.inputs]  # fmt: skip
         outputs = e.again(node, inputs)
+        outputs[0].inputs[0].name = e.name(node.name or node.op)  # errors name it
         for old, new in zip(node.outputs, outputs, strict=True):
             done[old.name], new.shape = new, old.shape
     return done[sink.name]

@@ -12,7 +12,7 @@ from onnxcam.errors import OptionError, close_matches
 from onnxcam.image.geometry import Geometry
 
 DEFAULT_COLORMAP = "inferno"
-SIGNED_COLORMAP = "RdBu_r"
+SIGNED_COLORMAP = "colorbrewer:RdBu_r"
 EXTREME = 99.5
 """Percentile above which the values of a map of pixels all look the same."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,14 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 TITLE_SIZE, LINE_SIZE, CAPTION_SIZE = 20, 14, 13
 LEADING = 7
 INK, FAINT = (24, 24, 28), (96, 96, 104)
+
+
+UNKNOWN = "\uffff"
+"""No character: the font draws it as what it lacks."""
+_PLAIN = {
+    **{"×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "°": "deg"},
+    **{"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "Æ": "Ae", "Ø": "O"},
+}
 
 
 class Line(NamedTuple):
@@ -64,7 +73,7 @@ def fit(text: str, size: int, width: int, most: int = 2) -> list[str]:
         width: To fit into.
         most: Lines; the last one takes the ellipsis.
     """
-    clean = "".join(c if c.isprintable() else " " for c in text)
+    clean = "".join(_drawable(c) if c.isprintable() else " " for c in text)
     if not isinstance(font(size), ImageFont.FreeTypeFont):
         clean = clean.encode("latin-1", "replace").decode("latin-1")  # all the bitmap font knows
     lines: list[str] = []
@@ -77,6 +86,20 @@ def fit(text: str, size: int, width: int, most: int = 2) -> list[str]:
         last = len(lines) == most - 1
         lines.append(_cut(line, size, width, more=bool(words) and last))
     return lines
+
+
+@functools.lru_cache(maxsize=4096)
+def _drawable(character: str) -> str:
+    """A character, or where the font lacks it, what stands for it in ASCII: "é" → "e", "×" → "x".
+
+    Other alphabets have no such stand-in; their letters stay, and the font draws boxes.
+    """
+    if character.isascii() or not isinstance(font(CAPTION_SIZE), ImageFont.FreeTypeFont):
+        return character
+    if bytes(font(CAPTION_SIZE).getmask(character)) != bytes(font(CAPTION_SIZE).getmask(UNKNOWN)):
+        return character
+    plain = unicodedata.normalize("NFKD", _PLAIN.get(character, character))
+    return "".join(c for c in plain if c.isascii()) or character
 
 
 def _cut(line: str, size: int, width: int, more: bool) -> str:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from onnxcam.graph.emit import Emitter
-from onnxcam.methods.parts import upsampled
 from onnxcam.methods.pixel import RECTIFIERS, largest
 from onnxcam.methods.table import METHODS, Emit, Method, Needs, Result
+from onnxcam.perturb.scaling import resized
 
 
 def guided(row: Method) -> Method:
@@ -31,7 +31,7 @@ def _times_guided(row: Method) -> Emit:
         assert needs.guided is not None
         coarse = row.emit(e, needs, **settings)
         shown = e.Relu(coarse.raw) if coarse.map is None else coarse.map
-        fine = e.axes("Unsqueeze", upsampled(e, shown, needs.guided.shape[3:]), [2])
+        fine = e.axes("Unsqueeze", resized(e, shown, needs.guided.shape[3:]), [2])
         return largest(e, e.Mul(needs.guided, fine))._replace(weights=coarse.weights)
 
     emit.__doc__ = f"""Multiplies Guided Backpropagation with the map of {row.title}.

@@ -1,4 +1,4 @@
-"""What several methods share: sums over units, principal components, sizes brought together."""
+"""What several methods share: sums over units, principal components, quotients."""
 
 from __future__ import annotations
 
@@ -103,22 +103,6 @@ def _unit(e: Emitter, vector: T) -> T:
     scaled = _scaled(e, vector, [2, 3])  # its squares neither vanish nor overflow
     norm = e.Sqrt(e.axes("ReduceSum", e.Mul(scaled, scaled), [2, 3], keepdims=1))
     return e.Div(scaled, e.Where(e.Equal(norm, 0.0), 1.0, norm))
-
-
-def upsampled(e: Emitter, x: T, size: Sequence[int]) -> T:
-    """A map (N, M, h, w) brought to `size` (H, W): bilinear, pixel centres aligned (half-pixel)."""
-    return e.Resize(
-        x, None, None, list(size), axes=[2, 3], mode="linear",
-        coordinate_transformation_mode="half_pixel",
-    )  # fmt: skip
-
-
-def min_max(e: Emitter, x: T, axes: list[int]) -> T:
-    """x brought to 0 … 1 along `axes`; 0 where it is constant."""
-    low = e.axes("ReduceMin", x, axes, keepdims=1)
-    span = e.Sub(e.axes("ReduceMax", x, axes, keepdims=1), low)
-    flat = e.Equal(span, 0.0)
-    return e.Where(flat, 0.0, e.Div(e.Sub(x, low), e.Where(flat, 1.0, span)))
 
 
 def over(e: Emitter, x: T, y: T) -> T:

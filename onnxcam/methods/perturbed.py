@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from onnxcam.graph.emit import Emitter
-from onnxcam.methods.parts import min_max, weighted
+from onnxcam.methods.parts import weighted
 from onnxcam.methods.table import Needs, Number, Result, method
+from onnxcam.perturb.scaling import min_max
 
 FILLS = ("zero", "mean")
 """What muted pixels become: 0 in the values that the model takes, or the image's mean colour."""
@@ -55,8 +56,8 @@ def occlusion(
     """Mutes one window of pixels after the other and shows what the score loses.
 
     Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014, section 4.2.
-    Every pixel gets the mean of y − y(without window) over the windows that cover it; the map is
-    the positive part. One run of the model for each window.
+    Every pixel gets the mean of y − y(without window) over the windows that cover it, and 0 where
+    none does; the map is the positive part. One run of the model for each window.
 
     * `window`, `stride`: side of the window and step, as shares of the image's sides.
     * `muted`: what muted pixels become: 0 in the values that the model takes, or the mean colour.
@@ -66,7 +67,7 @@ def occlusion(
     grid = e.Reshape(needs.occluded, [0, 0, len(rows), len(columns)])
     spread = e.MatMul(e.MatMul(rows.T.copy(), grid), columns)
     covered = rows.sum(0)[:, None] * columns.sum(0)[None]
-    return Result(e.Div(spread, covered.astype("float32")))
+    return Result(e.Div(spread, covered.clip(1).astype("float32")))
 
 
 @method(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxcam.graph.emit import Emitter
-from onnxcam.methods.parts import min_max, upsampled
 from onnxcam.methods.table import Needs, Number, Result, method
+from onnxcam.perturb.scaling import min_max, resized
 
 RECTIFIERS = ("relu", "all")
 """Which activations the rules of guided backpropagation and deconvnet are for."""
@@ -154,5 +154,5 @@ def fullgrad(e: Emitter, needs: Needs) -> Result:
     for term in needs.terms:  # (N, M, channels, h, w)
         each = min_max(e, e.Abs(term), [3, 4])
         summed = e.axes("ReduceSum", each, [2], keepdims=0)
-        total = e.Add(total, upsampled(e, summed, size))
+        total = e.Add(total, resized(e, summed, size))
     return Result(raw, map=total)

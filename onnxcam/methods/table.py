@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.errors import OptionError, close_matches
@@ -19,6 +20,13 @@ class Number:
     low: float
     high: float = float("inf")
     whole: bool = False
+
+    def fits(self, value: Any) -> bool:
+        """Whether `value` is a number of this kind within the limits."""
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            return False
+        finite = self.low <= value <= self.high and value not in (float("inf"), float("-inf"))
+        return bool(finite and (not self.whole or value == int(value)))
 
     def __str__(self) -> str:
         kind = "whole number" if self.whole else "number"
@@ -106,10 +114,7 @@ class Method:
         values = self.options[key]
         if isinstance(values, Number):
             value = given.get(key, values.default)
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
-            if not fits or not values.low <= value <= values.high or value != value:
-                raise OptionError(f"{self.name} takes {key} = {values}, not {value!r}")
-            if values.whole and value != int(value):
+            if not values.fits(value):
                 raise OptionError(f"{self.name} takes {key} = {values}, not {value!r}")
             return int(value) if values.whole else float(value)
         value = given.get(key, values[0])

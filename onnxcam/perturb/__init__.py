@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from onnxcam.perturb import items, stacks
+from onnxcam.perturb import items, scaling, stacks
 
-__all__ = ["items", "stacks"]
+__all__ = ["items", "scaling", "stacks"]

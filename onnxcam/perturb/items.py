@@ -36,8 +36,11 @@ def indices(count: int, chosen: tuple[int, ...] | None = None) -> Items:
 
 def midpoints(steps: int) -> Items:
     """(i + ½) / steps."""
-    every = ((np.arange(steps) + 0.5) / steps).astype(np.float32)
-    return Items(steps, (), np.dtype(np.float32), lambda a, b: every[a:b])
+
+    def make(start: int, stop: int) -> np.ndarray:
+        return ((np.arange(start, stop) + 0.5) / steps).astype(np.float32)
+
+    return Items(steps, (), np.dtype(np.float32), make)
 
 
 def noise(samples: int, shape: tuple[int, ...], seed: int) -> Items:

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.normal import Image
+from onnxcam.perturb.scaling import min_max, resized
 
 T: TypeAlias = gs.Tensor
 
@@ -38,22 +39,23 @@ def seen_through(e: Emitter, image: T, info: Image, masks: T, ground: T | None =
     channel = 2 if info.layout == "NCHW" else 4
     wide, real = e.axes("Unsqueeze", masks, [channel]), e.cast(image, np.float32)
     if ground is not None:
-        return e.cast(e.Add(e.Mul(e.Sub(real, ground), wide), ground), info.dtype)
-    return e.cast(e.Mul(real, wide), info.dtype)
+        return taken(e, e.Add(e.Mul(e.Sub(real, ground), wide), ground), info)
+    return taken(e, e.Mul(real, wide), info)
+
+
+def taken(e: Emitter, x: T, info: Image) -> T:
+    """Images in float32 in the type that the model takes: of integers the nearest that there is."""
+    if info.dtype.kind != "f":
+        limits = np.iinfo(info.dtype)
+        x = e.Clip(e.Round(x), float(limits.min), float(limits.max))
+    return e.cast(x, info.dtype)
 
 
 def unit_masks(e: Emitter, feature: T, units: T, size: tuple[int, int]) -> T:
     """Each unit brought to the image's size and to 0 … 1, 0 if constant: (B, N, H, W)."""
     chosen = e.Transpose(e.Gather(feature, units, axis=1), perm=[1, 0, 2, 3])
-    # First to 0 … 1, then larger, would differ: the extremes of the large one count.
-    large = e.Resize(
-        chosen, None, None, list(size), axes=[2, 3], mode="linear",
-        coordinate_transformation_mode="half_pixel",
-    )  # fmt: skip
-    low = e.axes("ReduceMin", large, [2, 3], keepdims=1)
-    span = e.Sub(e.axes("ReduceMax", large, [2, 3], keepdims=1), low)
-    flat = e.Equal(span, 0.0)
-    return e.Where(flat, 0.0, e.Div(e.Sub(large, low), e.Where(flat, 1.0, span)))
+    # In this order: it is the extremes of the large one that count.
+    return min_max(e, resized(e, chosen, size), [2, 3])
 
 
 def placed(e: Emitter, feature: T, layer: FeatureMap, places: T, kernel: str) -> T:
