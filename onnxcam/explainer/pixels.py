@@ -135,31 +135,31 @@ def noisy(b: Bench, what: Recipe) -> T:
 def terms(b: Bench, what: Recipe) -> list[T]:
     """Gradient × bias of every convolution and batch norm with a grid: (N, M, channels, h, w)."""
     way = path_nodes(b.e.graph, b.image.name, b.asked.name)
-    found = [(n.outputs[0], bias) for n in way if (bias := _bias(n)) is not None]
+    found = [(n.outputs[0], bias) for n in way if (bias := _bias(b, n)) is not None]
 
     def make() -> list[T]:
         by_class = b.gradients(b.asked, [t for t, _ in found])
         terms = []
         for i, (t, bias) in enumerate(found):
-            column = bias.reshape(1, 1, -1, 1, 1).astype(np.float32)
+            column = b.e.Reshape(b.e.cast(bias, np.float32), [1, 1, -1, 1, 1])
             terms.append(b.e.Mul(b.by_class([g[i] for g in by_class], t), column))
         return terms
 
     return b.once("terms", make)
 
 
-def _bias(node: gs.Node) -> np.ndarray | None:
+def _bias(b: Bench, node: gs.Node) -> T | None:
     """What a convolution or batch norm adds to each channel; None where it adds nothing."""
     shape = node.outputs[0].shape
     if shape is None or len(shape) != 4 or shape[2:] == [1, 1]:
         return None
+    if node.op in ("Conv", "ConvTranspose") and len(node.inputs) > 2:
+        return node.inputs[2]  # of a quantised model it comes from a DequantizeLinear
     held = [array_of(t) for t in node.inputs]
-    if node.op in ("Conv", "ConvTranspose") and len(held) > 2:
-        return held[2]
     if node.op == "BatchNormalization" and all(a is not None for a in held[1:]):
         scale, offset, mean, var = (np.asarray(a, np.float64) for a in held[1:5])
         epsilon = node.attrs.get("epsilon", 1e-5)
-        return np.asarray(offset - mean * scale / np.sqrt(var + epsilon))
+        return b.e.tensor(np.asarray(offset - mean * scale / np.sqrt(var + epsilon), np.float32))
     return None
 
 
