@@ -91,7 +91,7 @@ def _groups(before: list[object], after: list[object]) -> list[tuple[list[int], 
     # The batch counts 1; where it is merged with something, that is what the other side has more.
     merged = [1, 1]
     for side in (0, 1):
-        if marks[side] == [None] and marks[1 - side] != [None]:
+        if marks[side] != ["N"] and marks[1 - side] == ["N"]:
             merged[side] = volumes[1 - side] // volumes[side]
     sides = [
         [
