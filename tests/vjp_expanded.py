@@ -170,20 +170,4 @@ def others() -> list[Spec]:
     return rows
 
 
-def recurrent() -> list[Spec]:
-    """LSTMs in every direction, and each of their results."""
-    rows = []
-    for direction, d in (("forward", 1), ("reverse", 1), ("bidirectional", 2)):
-        attributes = {"hidden_size": 3, "direction": direction}
-        inputs = (x(4, 2, 5), x(d, 12, 5, seed=1), x(d, 12, 3, seed=2), x(d, 24, seed=3))
-        started = (*inputs, None, x(d, 2, 3, seed=4), x(d, 2, 3, seed=5))
-        for given, output in ((inputs, 0), (inputs[:3], 0), (started, 0), (started, 1),
-                              (started, 2)):  # fmt: skip
-            note = f"{direction} {len(given)} inputs, result {output}"
-            # The evaluator knows one direction only, and other numbers of results than these.
-            rows.append(Spec("LSTM", given, attributes, note, outputs=3, output=output,
-                             evaluator=False, **SINGLE))  # fmt: skip
-    return rows
-
-
-EXPANDED: list[Spec] = [*norms(), *attentions(), *turned(), *recurrent(), *others()]
+EXPANDED: list[Spec] = [*norms(), *attentions(), *turned(), *others()]
