@@ -14,8 +14,8 @@ from onnxcam import Explainer
 pytestmark = pytest.mark.shared
 TOLERANCE = 1e-4
 ON_A_KINK = {"tiny_resnet"}
-"""One of the 32 steps of `ig` (5.5 / 32, second image) lies on a kink of these models: in float32
-the sign of a value within rounding of zero decides. All other steps agree to 1e-6."""
+"""One of the 32 steps of `ig` lies on a kink of these models, so near that rounding of the weights
+(batch norms folded by the exporter) or of values decides on which side: hence a looser bound."""
 
 # method → (golden of raw, golden of weights or None)
 ON_LAYER: dict[str, tuple[str, str | None]] = {
