@@ -35,17 +35,11 @@ ROOT = TOOLS.parent
 GIB = 1 << 30
 
 TORCH = ("torch==2.13.0", "onnx", "onnxscript", "onnxruntime", "numpy", "sympy")
+TIMM = ("pillow", "pyyaml", "safetensors", "huggingface_hub")
 MAKERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     # family → module of its maker, what it needs, what is installed without its dependencies
     "torchvision": ("zoo_torchvision", (*TORCH, "pillow"), ("torchvision",)),
-    "timm": ("zoo_timm", (*TORCH, "pillow", "pyyaml", "safetensors", "huggingface_hub"), ("torchvision", "timm==1.0.31")),
-    "transformers": ("zoo_transformers", (*TORCH, "pillow", "transformers"), ("torchvision",)),
-    "variants": ("zoo_variants", (*TORCH, "pillow"), ("torchvision",)),
-    "keras.applications": ("zoo_keras", ("tensorflow-cpu", "tf2onnx", "onnx"), ()),
-    "jax": ("zoo_jax", ("jax", "flax", "jax2onnx"), ()),
-    "paddle": ("zoo_paddle", ("paddlepaddle", "paddle2onnx"), ()),
-    "scikit-learn": ("zoo_sklearn", ("scikit-learn", "skl2onnx", "onnx", "onnxruntime"), ()),
-    "onnx": ("zoo_onnx", ("onnx", "numpy"), ()),
+    "timm": ("zoo_timm", (*TORCH, *TIMM), ("torchvision", "timm==1.0.31")),
 }  # fmt: skip
 
 Row = dict[str, Any]
@@ -61,7 +55,8 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         """Reads what is there; a half-written last line is left out."""
-        self.path, self.rows, self._lock = path, {}, Lock()  # type: ignore[var-annotated]
+        self.path, self._lock = path, Lock()
+        self.rows: dict[tuple[str, str, str, int], Row] = {}
         for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
             try:
                 row = json.loads(line)
@@ -85,12 +80,12 @@ def python_of(family: str, given: argparse.Namespace) -> Path:
         return Path(named[family])
     maker, needs, bare = MAKERS[family]
     folder = given.work / "env" / maker.removeprefix("zoo_")
-    python = folder / "bin" / "python"
+    python: Path = folder / "bin" / "python"
     if not (folder / "ready").is_file():
         print(f"{family}: making its environment in {folder}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *needs], check=True)
         if bare:
             subprocess.run([*pip, "--no-deps", *bare], check=True)
