@@ -129,7 +129,8 @@ def load(
     if shape is None:
         raise ModelError(f"the shape of the score {score.logit!r} cannot be told; use --output")
     wide = [n for n in shape[1:] if n != 1]
-    if len(shape) < 2 or len(wide) > 1:
+    rows = "N" if batch is None else batch
+    if not shape or (len(shape) == 1 and shape[0] != rows) or len(wide) > 1:
         shown = tuple("N" if n == "N" else n for n in shape)
         raise ModelError(
             f"the output {score.logit!r} has shape {shown}: no single axis of classes, so this is "
