@@ -54,6 +54,14 @@ class Classifier:
     name: str
     options: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def kind(self) -> str:
+        """What kind of head it is: "one unit (binary)", "multi-label (sigmoid)", …"""
+        if self.classes == 1:
+            return "one unit (binary)"
+        kinds = {"sigmoid": "multi-label (sigmoid)", None: "logits"}
+        return kinds.get(self.score.activation, "softmax")
+
     def graph(self) -> gs.Graph:
         """A fresh editable copy of the graph, shapes annotated."""
         return to_graph(self.model)
