@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from explained import DENSE, OUT, PICTURES, bending, equal, explain, few, small
 
 import models
-from explained import DENSE, OUT, PICTURES, bending, equal, explain, few, small
 from models import close, drops, each_golden, golden_arrays, golden_classifier, images, run, weight
 from onnxcam import Explainer, OptionError, TargetError
 from onnxcam.explainer import TARGET
@@ -345,12 +345,14 @@ def test_names_of_a_head_of_one_unit() -> None:
     assert [(t["index"], t["negated"], t["label"]) for t in facts] == [
         (0, False, "dog"), (0, True, "cat")
     ]  # fmt: skip
+    both = two(X[:1], [["dog", "cat"]])  # more decisions than there are classes
+    close(both.target_score, both.scores * [1, -1])
     assert Explainer(model)(X, "not:0").decisions == ["not class 0"] * 2
     with pytest.raises(OptionError, match="3 class names were given, but the model has one unit"):
         Explainer(model, class_names=["a", "b", "c"])
     held = {"onnxcam.labels": '["cat", "dog"]'}
     assert from_metadata(held, 1) == ["cat", "dog"]
-    with pytest.raises(OptionError, match="3 classes were given|2 names"):
+    with pytest.raises(OptionError, match="2 names, but the model has 3"):
         from_metadata(held, 3)
 
 
