@@ -132,7 +132,8 @@ def notes_on(
             f"{what.method.title} asks about no class: the map is the same for any decision"
         )
     middle = 0.5 if what.score == "probability" else 0.0
-    for value in np.unique(scores[~negated & (scores < middle)]) if one_unit else ():
+    unasked = one_unit and not negated.any()
+    for value in np.unique(scores[scores < middle]) if unasked else ():
         notes.append(
             f"the {what.score} {value:.4g} is below {middle:g}: the model says no; target not:0 "
             "explains that decision"

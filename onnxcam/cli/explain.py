@@ -238,8 +238,9 @@ class _Job:
 def headline(explainer: Explainer, more: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """How the explanations are made: names and values for `show.facts`, `more` among them."""
     classifier, reason = explainer.classifier, explainer.preset_reason
+    many = classifier.classes
     return [
-        ("model", f"{classifier.name}, {classifier.classes} classes"),
+        ("model", f"{classifier.name}, {many} class{'es' if many != 1 else ''}"),
         *more,
         ("provider", explainer.device.provider),
         *([("preset", reason.removeprefix("preset "))] if reason else []),

@@ -190,6 +190,7 @@ def bench(
     e.graph.inputs.append(target)
     start = len(e.graph.nodes)
     flat = e.Reshape(score, [0, classifier.classes])
+    flat.shape = [rows, classifier.classes]
     plain, negated = _decoded(e, target, classifier.classes)
     chosen = _resolve(e, flat, plain, targets)
     chosen.shape = [rows, targets]
@@ -224,7 +225,8 @@ def _signed(e: Emitter, asked: T, negated: T, kind: str) -> T:
 
 def _resolve(e: Emitter, scores: T, target: T, targets: int) -> T:
     """Class indices for `target`, in which −r (r ≤ targets) stands for the r-th best class."""
-    ranked = e.op("TopK", [e.cast(scores, np.float32), [targets]], {"axis": 1}, outputs=2)[1]
+    most = min(targets, scores.shape[1])  # a class and the decision against it are two targets
+    ranked = e.op("TopK", [e.cast(scores, np.float32), [most]], {"axis": 1}, outputs=2)[1]
     ranked.dtype = np.dtype(np.int64)
     place = e.Max(e.Sub(e.Neg(target), 1), e.tensor(np.array(0, np.int64)))
     return e.Where(e.Less(target, 0), e.GatherElements(ranked, place, axis=1), target)
