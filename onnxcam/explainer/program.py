@@ -239,7 +239,7 @@ def _emitted(b: Bench, what: Recipe) -> dict[str, gs.Tensor]:
     try:
         made = what.method.emit(b.e, provide(b, what), **dict(what.settings))
     except OpError as error:
-        others = ", ".join(other_methods(b, what, str(error))) or "none"
+        others = ", ".join(other_methods(what, b.classifier)) or "none"
         name = what.method.name
         raise OpError(f"{error}, and {name} needs it; methods that do not: {others}") from error
     shown = b.e.Relu(made.raw) if made.map is None else made.map
