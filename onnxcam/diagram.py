@@ -14,7 +14,7 @@ from onnxcam.graph.chain import Chain, Run, Section, Step, Stretch
 
 WIDTH, MARGIN, SIDE = 860, 24, 96  # of the page; its border; the column on either side of the boxes
 LEFT, RIGHT = MARGIN + SIDE, WIDTH - MARGIN - SIDE
-MIDDLE = (LEFT + RIGHT) // 2
+SPINE = LEFT + 24
 PAD, GAP, CHIP, LINE = 12, 6, 22, 30  # within a box; between chips; height of a chip; of a link
 EM = 0.62  # width of a character over the size of the font, a little more than monospaced fonts have
 MOST_BRANCHES, MOST_CHIPS, AROUND = 5, 40, 76
@@ -105,6 +105,7 @@ class _Page:
         self._end("image", name, _shape(shape))
         for run in self.chain.runs:
             self._run(run)
+        self._arrow()
         last = self.chain.runs[-1].sections[-1].end
         self._end("score", last.tensor, _shape(last.shape))
         if self.chain.final:
@@ -162,7 +163,8 @@ class _Page:
             self._box(lambda section=section: self._section(section))  # type: ignore[misc]
             if number == len(run.sections) - 1 and run.times > 1:
                 self._repeated(top, self.y, run)
-            self._behind(section.end)
+            if section is not self.chain.runs[-1].sections[-1]:  # the score says it
+                self._behind(section.end)
 
     def _repeated(self, top: float, bottom: float, run: Run) -> None:
         self._path(f"M{RIGHT + 5} {top:g}h7V{bottom:g}h-7", "link")
@@ -171,19 +173,19 @@ class _Page:
 
     def _behind(self, end: Step) -> None:
         """The tensor that a section gives, and the cut if it is there."""
-        self._path(f"M{MIDDLE} {self.y:g}v{LINE}", "link")
+        self._path(f"M{SPINE} {self.y:g}v{LINE}", "link")
         self.y += LINE
-        shown, x = _shape(end.shape), MIDDLE + 12
-        number = "" if end.position is None else f"{end.position}  "
+        shown, x = _shape(end.shape), SPINE + 12
+        number = "" if end.position is None else f"map {end.position}: "
         room = RIGHT - x - (_columns(shown) + 2) * 12 * EM
         self._write(x, self.y - 9, f"{number}{end.tensor}", room, "faint")
         self._write(RIGHT, self.y - 9, shown, RIGHT - x, "faint", anchor="end")
         if end.split:
+            self._path(f"M{SPINE} {self.y:g}v20", "link")
             self._cut()
 
     def _cut(self) -> None:
         """The line between features and head."""
-        self._path(f"M{MIDDLE} {self.y:g}v20", "link")
         self.y += 8
         self._path(f"M{MARGIN} {self.y:g}H{WIDTH - MARGIN}", "cut")
         self._write(MARGIN, self.y - 7, "features", SIDE, "loud")
@@ -191,9 +193,9 @@ class _Page:
         self.y += 12
 
     def _arrow(self) -> None:
-        self._path(f"M{MIDDLE} {self.y:g}v16", "link")
+        self._path(f"M{SPINE} {self.y:g}v16", "link")
         self.y += 16
-        self.parts.append(f'<path class="tip" d="M{MIDDLE - 4} {self.y - 6:g}h8l-4 6z"/>')
+        self.parts.append(f'<path class="tip" d="M{SPINE - 4} {self.y - 6:g}h8l-4 6z"/>')
 
     def _box(self, inside: Callable[[], None]) -> None:
         at, top = len(self.parts), self.y

@@ -88,14 +88,12 @@ class Section:
 
     def kind(self) -> object:
         """Equal for sections that do the same on grids of the same size."""
-        shape = self.end.shape
-        grid = shape[2:] if shape is not None and len(shape) == 4 else None
         ops = [
             (tuple(tuple(s.op for s in b) for b in one.branches), one.around,
              tuple(s.op for s in one.steps))
             for one in self.stretches
         ]  # fmt: skip
-        return (tuple(ops), grid, any(s.split for s in self.every()[:-1]))
+        return (tuple(ops), _grid(self.end), any(s.split for s in self.every()[:-1]))
 
 
 @dataclass(frozen=True)
@@ -197,8 +195,9 @@ def _sections(stretches: Sequence[Stretch]) -> list[Section]:
 
 
 def _grid(step: Step) -> tuple[int | str, ...]:
-    """The sides of the grid, or nothing."""
-    return step.shape[2:] if step.shape is not None and len(step.shape) == 4 else ()
+    """The sides of the grid, or nothing where there is but one place."""
+    sides = step.shape[2:] if step.shape is not None and len(step.shape) == 4 else ()
+    return () if sides == (1, 1) else sides
 
 
 def _folded(sections: list[Section]) -> list[Run]:
