@@ -18,6 +18,7 @@ from onnxcam.engine import Engine, Progress
 from onnxcam.errors import OptionError, PresetError
 from onnxcam.explainer import Program, Recipe, compile_program, recipe
 from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
+from onnxcam.explainer.ways import availability
 from onnxcam.explanation import Explanation, PictureExplanation
 from onnxcam.graph import Classifier
 from onnxcam.graph.read import MAX_BYTES
@@ -385,6 +386,16 @@ class Explainer:
             return out
         out = np.exp(out - out.max(axis=1, keepdims=True))
         return np.asarray(out / out.sum(axis=1, keepdims=True))
+
+    def methods(self, layer: str | int | None = None) -> dict[str, str | None]:
+        """By method: why it cannot explain this model, or None where it can; see `availability`.
+
+        Args:
+            layer: as for the explainer; None for the explainer's own, else the default.
+        """
+        classifier, own = self.classifier, self.recipe.layer
+        asked = own if layer is None else classifier.layer(layer)
+        return availability(classifier, asked, self.recipe.score)
 
     def program(self, targets: int = 1) -> Program:
         """The compiled explainer for `targets` classes an image."""

@@ -16,7 +16,9 @@ WIDTH, MARGIN, SIDE = 860, 24, 96  # of the page; its border; the column on eith
 LEFT, RIGHT = MARGIN + SIDE, WIDTH - MARGIN - SIDE
 SPINE = LEFT + 24
 PAD, GAP, CHIP, LINE = 12, 6, 22, 30  # within a box; between chips; height of a chip; of a link
-EM = 0.62  # width of a character over the size of the font, a little more than monospaced fonts have
+EM = (
+    0.62  # width of a character over the size of the font, a little more than monospaced fonts have
+)
 MOST_BRANCHES, MOST_CHIPS, AROUND = 5, 40, 76
 
 _STYLE = """
@@ -70,7 +72,7 @@ def shortened(text: str, most: int) -> str:
     text = "".join(c if c.isprintable() else "\ufffd" for c in text)
     if _columns(text) <= most:
         return text
-    head, tail = [], []
+    head, tail = list[str](), list[str]()
     room = max(most - 1, 0)
     while text and room > 0:  # from both ends in turn
         at_end = len(head) > len(tail)
@@ -225,7 +227,7 @@ class _Page:
         left_out = len(stretch.branches) - len(shown)
         aside = AROUND if stretch.around else 0
         width = (RIGHT - LEFT - 2 * PAD - aside) / len(shown)
-        top, x = self.y, LEFT + PAD
+        top, x = self.y, float(LEFT + PAD)
         cut = next((b for b in shown if any(s.split for s in b)), None)
         rest: list[Step] = []
         bottoms = []
@@ -304,12 +306,11 @@ def _counted(steps: Sequence[Step]) -> list[tuple[Step, int]]:
     """Steps, the same operator several times in a row but once, unless a step has a mark."""
     found: list[tuple[Step, int]] = []
     for step in steps:
-        plain = step.position is None and not step.split
-        before = found[-1][0] if found else None
-        if before is not None and plain and before.op == step.op and before.position is None:
-            if not before.split:
-                found[-1] = (step, found[-1][1] + 1)
-                continue
+        before = found[-1][0] if found else step
+        marked = any(s.position is not None or s.split for s in (before, step))
+        if found and before.op == step.op and not marked:
+            found[-1] = (step, found[-1][1] + 1)
+            continue
         found.append((step, 1))
     return found
 

@@ -132,9 +132,7 @@ def chain_of(classifier: Classifier, layer: FeatureMap | None) -> Chain:
         for t in node.outputs:
             out = t if t.name == split or t.name in numbers else out
         shape = None if out.shape is None else tuple("?" if n is None else n for n in out.shape)
-        return Step(
-            node.op, node.name, out.name, shape, numbers.get(out.name), out.name == split
-        )
+        return Step(node.op, node.name, out.name, shape, numbers.get(out.name), out.name == split)
 
     path = path_nodes(graph, image, score.logit)
     stretches, start, source = [], 0, image

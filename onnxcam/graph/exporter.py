@@ -168,7 +168,9 @@ _TORCH_DYNAMO = (_node_metadata("pkg.torch."), _imports("pkg.onnxscript.torch_li
 _PYTORCH = (_producer("pytorch"),)
 _TF2ONNX = (_producer("tf2onnx"), _graph("tf2onnx"), _tensors(r"^const_fold_opt__\d+$"))
 
-_EXPORTERS: tuple[_Row, ...] = (  # framework, exporter, its marks, and marks of which one is needed besides
+_EXPORTERS: tuple[
+    _Row, ...
+] = (  # framework, exporter, its marks, and marks of which one is needed besides
     _Row(_TORCH, "torch.onnx.export, dynamo", (*_PYTORCH, *_TORCH_DYNAMO), _TORCH_DYNAMO),
     _Row(_TORCH, "torch.onnx.export, TorchScript", (*_PYTORCH, *_TORCH_JIT), _TORCH_JIT),
     _Row(_TORCH, "torch.onnx.export, dynamo", _PYTORCH, (_nodes(r"node_\w"),)),
