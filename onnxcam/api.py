@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxcam import labels, runtime
-from onnxcam.batches import check_finite, fitting, notes_on, size_of, views
+from onnxcam.batches import as_probabilities, check_finite, fitting, notes_on, size_of, views
 from onnxcam.comparison import Comparison
 from onnxcam.engine import Engine, Progress
 from onnxcam.errors import OptionError, PresetError
@@ -37,7 +37,7 @@ from onnxcam.image import (
 )
 from onnxcam.loading import Source, load
 from onnxcam.methods import method_named
-from onnxcam.targets import Target, for_each, one_for_all
+from onnxcam.targets import Target, coded, for_each, negative, one_for_all
 
 SMOOTHS = ("none", "pca", "tta", "pca+tta")
 Asked: TypeAlias = tuple[str, str | int | None, tuple[tuple[str, Any], ...]]
@@ -125,22 +125,27 @@ class Explainer:
         self._engine = Engine(self.device, memory)
         self._programs: dict[Hashable, Program] = {}
         self._class_names = list(class_names) if class_names is not None else None
-        if self._class_names is not None and len(self._class_names) != self.classifier.classes:
-            raise OptionError(
-                f"{len(self._class_names)} class names were given, but the model has "
-                f"{self.classifier.classes} classes"
-            )
+        if self._class_names is not None:
+            labels.check_count(self._class_names, self.classifier.classes)
         self._preset_fields = dict(preset_fields or {})
         self._preset, self._preset_reason = self._stated_preset(preset)
 
-    @cached_property
+    @property
     def labels(self) -> list[str] | None:
         """The class names: given, from the model's metadata, or ImageNet's for 1000 and 1001."""
-        classes = self.classifier.classes
-        if self._class_names is not None:
-            return self._class_names
-        held = labels.from_metadata(self.classifier.source.metadata, classes)
-        return held or labels.imagenet_labels(classes)
+        return self._names[0]
+
+    @property
+    def opposite(self) -> str | None:
+        """Of a head of one unit with two names, that of the negative decision."""
+        return self._names[1]
+
+    @cached_property
+    def _names(self) -> tuple[list[str] | None, str | None]:
+        classes, held = self.classifier.classes, self._class_names
+        if held is None:
+            held = labels.from_metadata(self.classifier.source.metadata, classes)
+        return labels.split(held or labels.imagenet_labels(classes), classes)
 
     def __call__(
         self, images: Any, target: Target = None, progress: Progress | None = None
@@ -152,6 +157,9 @@ class Explainer:
                 its batch axis.
             target: None for the top class of each image, an index or name for all, "top5", a
                 sequence (N,) with one class for each image, or an array (N, M) with several.
+                "not:cat", "not:3" or "not:top1" asks about the negative decision: −y of a logit y
+                is explained, 1 − p of a probability p. Of a head of one unit the target 0 is that
+                unit, not:0 the decision against it.
             progress: called with (done, all) while blocks of units run.
 
         Raises:
@@ -160,7 +168,7 @@ class Explainer:
             RuntimeFailure: the run failed.
         """
         batch = fitting(self.classifier.image, images)
-        wanted = for_each(target, self.labels, self.classifier.classes, len(batch))
+        wanted = for_each(target, self.labels, self.classifier.classes, len(batch), self.opposite)
         return self._run(batch, wanted, progress)[0]
 
     def _run(
@@ -188,7 +196,7 @@ class Explainer:
         explained = []
         for number, what in enumerate(program.recipes):
             kinds = {kind: found.get(f"onnxcam/{number}/{kind}") for kind in RESULTS}
-            explained.append(self._explained(program, what, found, kinds, wanted.shape))
+            explained.append(self._explained(program, what, found, kinds, wanted))
         return explained
 
     def _explained(
@@ -197,32 +205,34 @@ class Explainer:
         what: Recipe,
         found: Mapping[str, np.ndarray],
         kinds: Mapping[str, Any],
-        shape: tuple[int, ...],
+        wanted: np.ndarray,
     ) -> Explanation:
         scores, chosen = found[SCORES], found[CHOSEN]
         check_finite(what, scores, kinds["raw"])
+        classes, shape = self.classifier.classes, wanted.shape
         shaped: dict[str, Any] = {
             kind: None if array is None else array.reshape(*shape, *array.shape[2:])
             for kind, array in kinds.items()
         }
-        return Explanation(
+        explained = Explanation(
             scores=scores,
             target=chosen.reshape(shape),
+            negated=negative(wanted, classes),
             **shaped,
             method=what.method.name,
             layer=None if what.layer is None else what.layer.tensor,
             score=what.score,
             provider=self.device.provider,
             labels=self.labels,
-            notes=(
-                *program.notes,
-                *notes_on(what, scores, chosen, kinds["gap"], kinds["map"]),
-            ),
+            opposite=self.opposite,
             model=self.classifier.name,
             title=what.method.title,
             options=dict(what.settings),
             smooth=self.smooth,
         )
+        values, negated = explained.target_score, explained.negated
+        notes = notes_on(what, values, negated, kinds["gap"], kinds["map"], classes == 1)
+        return replace(explained, notes=(*program.notes, *notes))
 
     def _averaged(
         self,
@@ -236,7 +246,9 @@ class Explainer:
         every = list(views(batch, self.classifier.image.layout))
         for number, (view, mirrored) in enumerate(every):
             onward = progress and partial(_onward, progress, number, len(every))
-            found = self._once(view, whole[0].target if whole else wanted, onward, asked)
+            if whole:
+                wanted = coded(whole[0].target, whole[0].negated, self.classifier.classes)
+            found = self._once(view, wanted, onward, asked)
             for i, one in enumerate(found):
                 if not number:
                     whole.append(one)
@@ -256,7 +268,8 @@ class Explainer:
 
         Args:
             picture: path, bytes, file, PIL image, array (H, W, 3), or a `Picture`.
-            target: a class by index or name, "top5", or several of them; None for the top class.
+            target: a class by index or name, "top5", or several of them; None for the top class;
+                with "not:" before it the decision against a class.
             progress: as for calling the explainer.
 
         Raises:
@@ -317,7 +330,7 @@ class Explainer:
             else read_picture(picture, max_pixels=self.max_pixels)
         )
         preset, reason = self.preset_for([taken])
-        one = one_for_all(target, self.labels, self.classifier.classes)
+        one = one_for_all(target, self.labels, self.classifier.classes, self.opposite)
         batch = fitting(self.classifier.image, preset.tensor(taken))
         return [
             PictureExplanation(
@@ -372,7 +385,10 @@ class Explainer:
         return adapt(changed, image.channels, size, image.layout, str(image.dtype))
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Class probabilities (N, classes): after softmax, or sigmoid where the model says so."""
+        """Class probabilities (N, classes): after softmax, or sigmoid where the model says so.
+
+        The only unit of a head of one takes a sigmoid, too.
+        """
         classifier, name = self.classifier, self.classifier.image.name
         size = size_of(images, classifier.image.layout)
         resized = classifier.resized(size) if classifier.image.free else classifier
@@ -380,12 +396,7 @@ class Explainer:
         step = classifier.batch or len(images)
         rows = [session.run({name: images[i : i + step]})[0] for i in range(0, len(images), step)]
         out = np.concatenate(rows).reshape(len(images), -1).astype(np.float64)
-        if classifier.score.activation == "log-softmax":
-            return np.asarray(np.exp(out))
-        if classifier.score.probability is not None:
-            return out
-        out = np.exp(out - out.max(axis=1, keepdims=True))
-        return np.asarray(out / out.sum(axis=1, keepdims=True))
+        return as_probabilities(out, classifier.score, classifier.classes)
 
     def methods(self, layer: str | int | None = None) -> dict[str, str | None]:
         """By method: why it cannot explain this model, or None where it can; see `availability`.

@@ -10,6 +10,7 @@ import numpy as np
 from onnxcam.errors import ModelError, RuntimeFailure
 from onnxcam.explainer import Recipe
 from onnxcam.graph import Image
+from onnxcam.graph.score import Score
 
 FACTORS = (0.9, 1.0, 1.1)
 """Contrasts of the views that test-time augmentation averages over."""
@@ -66,6 +67,18 @@ def size_of(images: np.ndarray, layout: str) -> tuple[int, int]:
     return int(h), int(w)
 
 
+def as_probabilities(out: np.ndarray, score: Score, classes: int) -> np.ndarray:
+    """Class probabilities (N, classes) from what the model gives."""
+    if score.activation == "log-softmax":
+        return np.asarray(np.exp(out))
+    if score.probability is not None:
+        return out
+    if classes == 1:
+        return np.asarray(1 / (1 + np.exp(-out.clip(-500, 500))))
+    out = np.exp(out - out.max(axis=1, keepdims=True))
+    return np.asarray(out / out.sum(axis=1, keepdims=True))
+
+
 def check_finite(what: Recipe, scores: np.ndarray, raw: np.ndarray) -> None:
     """Refuses NaN and infinity.
 
@@ -87,11 +100,21 @@ def check_finite(what: Recipe, scores: np.ndarray, raw: np.ndarray) -> None:
 def notes_on(
     what: Recipe,
     scores: np.ndarray,
-    chosen: np.ndarray,
+    negated: np.ndarray,
     gap: np.ndarray | None,
     shown: np.ndarray,
+    one_unit: bool = False,
 ) -> list[str]:
-    """What the user should know of the numbers, in sentences."""
+    """What the user should know of the numbers, in sentences.
+
+    Args:
+        what: what was computed.
+        scores: the scores explained, (N, M).
+        negated: which of them are of negative decisions.
+        gap: by how much attributions miss them.
+        shown: the maps.
+        one_unit: whether the model's head is a single unit, a yes or no.
+    """
     notes = []
     maps = shown.reshape(-1, shown.shape[-2] * shown.shape[-1])
     empty = int((maps == 0).all(axis=1).sum())
@@ -104,17 +127,27 @@ def notes_on(
     if gap is not None:
         worst = float(np.abs(gap).max())
         notes.append(f"completeness gap: the attributions miss the score by {worst:.3g} at most")
+    if what.needed == {"feature"} and negated.any():
+        notes.append(
+            f"{what.method.title} asks about no class: the map is the same for any decision"
+        )
+    middle = 0.5 if what.score == "probability" else 0.0
+    unasked = one_unit and not negated.any()
+    for value in np.unique(scores[scores < middle]) if unasked else ():
+        notes.append(
+            f"the {what.score} {value:.4g} is below {middle:g}: the model says no; target not:0 "
+            "explains that decision"
+        )
     settings = dict(what.settings)
     if "drop" not in what.needed or settings.get("weight") == "slope":
         return notes
-    values = scores[np.arange(len(scores))[:, None], chosen]
-    for value in np.unique(values[values < 1e-30]):
+    for value in np.unique(scores[scores < 1e-30]):
         if abs(value) < 1e-30:
             notes.append("a score is 0: its weights are the drops themselves, not divided by it")
         else:
             notes.append(
                 f"the score {value:.4g} is negative: dividing by it turns the signs of the "
-                "weights around, as the paper's formula says"
+                "weights around, as the paper's formula says (weight=slope does not divide)"
             )
     return notes
 

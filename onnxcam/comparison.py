@@ -90,7 +90,7 @@ class Comparison(Sequence[PictureExplanation]):
     def arrays(self) -> dict[str, np.ndarray]:
         """Scores and classes, and the arrays of every explanation under "<number>.<method>.…"."""
         first = self.explanations[0]
-        found = {"scores": first.scores, "target": first.target}
+        found = {"scores": first.scores, "target": first.target, "negated": first.negated}
         for number, one in enumerate(self.explanations):
             found |= {
                 f"{number}.{one.method}.{name}": array

@@ -27,6 +27,7 @@ from onnxcam.image import (
     save_image,
     seen,
 )
+from onnxcam.targets import signed
 
 RAW = (".npz", ".npy")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -39,6 +40,8 @@ class Explanation:
     Attributes:
         scores: class scores, (N, classes), float32; logits or probabilities as `score` says.
         target: the classes explained, (N,) or (N, M).
+        negated: where the decision explained is the negative one, that it is not that class;
+            bool, in the shape of `target`.
         map: the map, (N, h, w) or (N, M, h, w), after the method's last step (its ReLU);
             not normalised. Of pixels for methods on pixels: h × w is then the image's size.
         raw: the map before that, in the shape of `map`; of methods on pixels signed and by
@@ -48,6 +51,7 @@ class Explanation:
         method, layer, score, provider: how it was made: name of the method, of the feature map's
             tensor (None for methods on pixels), "logit" or "probability", and where it ran.
         labels: class names, where known.
+        opposite: of a head of one unit the name of the negative decision, where it has one.
         notes: what the user should know, in sentences.
         model: name of the model.
         options: options of the method, all of them.
@@ -56,6 +60,7 @@ class Explanation:
 
     scores: np.ndarray
     target: np.ndarray
+    negated: np.ndarray
     map: np.ndarray
     raw: np.ndarray
     method: str
@@ -65,6 +70,7 @@ class Explanation:
     weights: np.ndarray | None = None
     gap: np.ndarray | None = None
     labels: list[str] | None = None
+    opposite: str | None = None
     notes: tuple[str, ...] = ()
     model: str = "model"
     title: str = field(default="", repr=False)
@@ -83,18 +89,30 @@ class Explanation:
 
     @property
     def target_score(self) -> np.ndarray:
-        """The scores of the classes explained, in the shape of `target`."""
+        """The scores explained, in the shape of `target`.
+
+        That of a negative decision is −y for a logit y, and 1 − p for a probability p.
+        """
         rows = self.target.reshape(len(self.scores), -1)
-        return np.take_along_axis(self.scores, rows, axis=1).reshape(self.target.shape)
+        own = np.take_along_axis(self.scores, rows, axis=1).reshape(self.target.shape)
+        return signed(own, self.negated, self.score)
 
     def label(self, index: int) -> str:
         """The name of a class, or "class 7"."""
         known = self.labels is not None and 0 <= index < len(self.labels)
         return self.labels[index] if known and self.labels else f"class {index}"
 
+    @property
+    def decisions(self) -> list[str]:
+        """What was explained, in the order of `target`: "cat", or "not cat"."""
+        pairs = zip(self.target.reshape(-1), self.negated.reshape(-1), strict=True)
+        return [self._denied(int(t)) if no else self.label(int(t)) for t, no in pairs]
+
+    def _denied(self, index: int) -> str:
+        return self.opposite if self.opposite is not None else f"not {self.label(index)}"
+
     def facts(self) -> dict[str, Any]:
         """What a machine wants to read: settings, classes and scores, without the arrays."""
-        targets = [int(t) for t in self.target.reshape(-1)]
         own = [{"peak": float(peak)} for peak in self.peak.reshape(-1)]
         if self.gap is not None:
             for one, gap in zip(own, self.gap.reshape(-1), strict=True):
@@ -108,8 +126,15 @@ class Explanation:
             "score_kind": self.score,
             "provider": self.provider,
             "targets": [
-                {"index": t, "label": self.label(t), "score": float(s), **more}
-                for t, s, more in zip(targets, self.target_score.reshape(-1), own, strict=True)
+                {"index": int(t), "negated": bool(no), "label": name, "score": float(s), **more}
+                for t, no, name, s, more in zip(
+                    self.target.reshape(-1),
+                    self.negated.reshape(-1),
+                    self.decisions,
+                    self.target_score.reshape(-1),
+                    own,
+                    strict=True,
+                )
             ],
             "map_shape": list(self.map.shape),
             "notes": list(self.notes),
@@ -118,7 +143,7 @@ class Explanation:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name, as `save` writes them to an .npz file."""
-        names = ("scores", "target", "map", "raw", "weights", "gap")
+        names = ("scores", "target", "negated", "map", "raw", "weights", "gap")
         held = {name: getattr(self, name) for name in names}
         return {name: array for name, array in held.items() if array is not None}
 
@@ -199,11 +224,10 @@ class PictureExplanation(Explanation):
 
     def figure(self, index: int = 0, colormap: str | None = None, alpha: float = 0.5) -> Any:
         """Picture, heat map and overlay side by side with what they show, as a PIL image."""
-        target = int(self.target.reshape(-1)[index])
         value = float(self.target_score.reshape(-1)[index])
         smooth = f", smooth {self.smooth}" if self.smooth != "none" else ""
         lines = [
-            f"{self.label(target)}  ({self.score} {value:.4g})",
+            f"{self.decisions[index]}  ({self.score} {value:.4g})",
             f"{self.title or self.method}" + (f" at {self.layer}" if self.layer else "") + smooth,
             f"{self.model} on {self.picture.name}",
         ]

@@ -65,6 +65,33 @@ def read_labels(path: str | os.PathLike[str], classes: int | None = None) -> lis
     return names
 
 
+def fits(names: Sequence[str], classes: int) -> bool:
+    """Whether there are as many names as classes; a head of one unit may have two.
+
+    Of two the first is the name of the negative decision, as generators of training data for such
+    heads number them: 0 and 1, and the unit gives the probability of 1.
+    """
+    return len(names) == classes or (classes == 1 and len(names) == 2)
+
+
+def check_count(names: Sequence[str], classes: int) -> None:
+    """Refuses names that are not as many as the classes.
+
+    Raises:
+        OptionError: they are too few or too many.
+    """
+    if not fits(names, classes):
+        held = f"{classes} classes"
+        if classes == 1:
+            held = "one unit: give its name, or two, that of the negative decision first"
+        raise OptionError(f"{len(names)} class names were given, but the model has {held}")
+
+
+def split(names: list[str] | None, classes: int) -> tuple[list[str] | None, str | None]:
+    """The names of the classes, and that of the negative decision where there is one."""
+    return (names[1:], names[0]) if names and len(names) > classes else (names, None)
+
+
 def from_metadata(props: Mapping[str, str], classes: int | None = None) -> list[str] | None:
     """Class names out of an ONNX file's `metadata_props`, or None where it holds none.
 
@@ -80,7 +107,7 @@ def from_metadata(props: Mapping[str, str], classes: int | None = None) -> list[
             names = _from_json(json.loads(own), "metadata onnxcam.labels")
         except ValueError as error:
             raise OptionError(f"metadata onnxcam.labels: not usable ({error})") from None
-        if classes is not None and len(names) != classes:
+        if classes is not None and not fits(names, classes):
             raise OptionError(
                 f"metadata onnxcam.labels: {len(names)} names, but the model has {classes}"
                 " classes; give the right ones with --labels"
@@ -90,7 +117,7 @@ def from_metadata(props: Mapping[str, str], classes: int | None = None) -> list[
         names = _from_json(ast.literal_eval(props.get("names", "")), "metadata names")
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
-    return names if classes in (None, len(names)) else None
+    return names if classes is None or fits(names, classes) else None
 
 
 def _from_json(held: Any, where: str) -> list[str]:
@@ -115,6 +142,11 @@ def _from_json(held: Any, where: str) -> list[str]:
     return [str(name) for name in held]
 
 
+def is_name(text: str, labels: Sequence[str] | None) -> bool:
+    """Whether `text` is the full name of a class; case and `_` for a space do not matter."""
+    return _fold(text) in map(_fold, labels or ())
+
+
 def resolve_target(text: str | int, labels: Sequence[str] | None, classes: int) -> int:
     """The class index that a user means: an index, a full name, or one synonym of a name.
 
@@ -135,9 +167,8 @@ def resolve_target(text: str | int, labels: Sequence[str] | None, classes: int) 
     except ValueError:
         return _named(word, labels, classes)
     if not 0 <= index < classes:
-        raise TargetError(
-            f"class {index} does not exist: the model has {classes} classes, 0 to {classes - 1}"
-        )
+        held = f"{classes} classes, 0 to {classes - 1}" if classes != 1 else "one class, 0"
+        raise TargetError(f"class {index} does not exist: the model has {held}")
     return index
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -174,9 +174,13 @@ def golden_arrays(name: str, file: str) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def each_golden(sets: bool = False) -> Any:
-    """Parametrizes a test by `name, file` of every golden model (and `arrays`, its golden sets)."""
-    rows = [(n, f, s) for n, m in golden_index().items() for f in m["files"] for s in m["goldens"]]
+def each_golden(sets: bool = False, of: Collection[str] | None = None) -> Any:
+    """Parametrizes a test by `name, file` of every golden model (and `arrays`, its golden sets).
+
+    `of` names the models, if not all are meant.
+    """
+    rows = [(n, f, s) for n, m in golden_index().items() for f in m["files"] for s in m["goldens"]
+            if of is None or n in of]  # fmt: skip
     if not sets:
         rows = list(dict.fromkeys((n, f) for n, f, _ in rows))
     names = ("name", "file", "arrays") if sets else ("name", "file")

@@ -263,7 +263,7 @@ def test_several_classes_of_a_picture(picture: Path) -> None:
 def test_npz_npy_and_json(tmp_path: Path, found: PictureExplanation) -> None:
     assert found.save(tmp_path / "e.npz") == tmp_path / "e.npz"
     with np.load(tmp_path / "e.npz") as arrays:
-        assert set(arrays) == {"scores", "target", "map", "raw", "weights"}
+        assert set(arrays) == {"scores", "target", "negated", "map", "raw", "weights"}
         for name in arrays:
             assert (arrays[name] == getattr(found, name)).all()
             assert arrays[name].dtype == getattr(found, name).dtype

@@ -578,6 +578,7 @@ def test_a_real_model_on_a_real_photograph(shared_data: Path, folder: Path) -> N
     assert found["targets"] == [
         {
             "index": 309,
+            "negated": False,
             "label": "bee",
             "score": pytest.approx(26.8, abs=0.1),
             "peak": pytest.approx(38.5, abs=0.3),

@@ -38,7 +38,7 @@ LAYERS["loading"] = ({"errors", "graph", "diff", "runtime"}, {"numpy", "onnx"})
 LAYERS["targets"] = ({"errors", "labels"}, {"numpy"})
 LAYERS["engine"] = ({*LAYERS["explainer"][0], "explainer", "runtime"}, {"numpy"})
 LAYERS["batches"] = ({*LAYERS["explainer"][0], "explainer"}, {"numpy"})
-LAYERS["explanation"] = ({"errors", "files", "image"}, {"numpy"})
+LAYERS["explanation"] = ({"errors", "files", "image", "labels", "targets"}, {"numpy"})
 LAYERS["comparison"] = ({*LAYERS["explanation"][0], "explanation"}, {"numpy"})
 LAYERS["api"] = ({*LAYERS}, {"numpy"})
 for top in ("serve", "evaluate"):

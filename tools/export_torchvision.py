@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what a model's maker must be told
     "inception_v3": {"aux_logits": False, "init_weights": False},
 }
 SIZES = {"inception_v3": 299}
+INLINE_BYTES = 1_900_000_000  # beyond it weights go into a file beside the graph
 INSTALL = (
     "pip install -e '.[export]', and pip install --no-deps torchvision; "
     "torch and torchvision must be releases that belong together"
@@ -92,10 +93,12 @@ def calibrate(torch: Any, net: Any, images: Any) -> None:
         return output * scale
 
     handles = []
+    drawn = (nn.Conv2d, nn.Linear, *norms)
+    own = {id(p) for m in net.modules() if isinstance(m, drawn) for p in m.parameters(False)}
     with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            if name.endswith("layer_scale"):  # 1e-6 before training: the block would do nothing
-                parameter.fill_(0.2)
+        for parameter in net.parameters():  # scales of 1e-6, tokens of zeros: made to matter
+            if id(parameter) not in own and parameter.abs().max() < 1e-3:
+                parameter.normal_(0.2, 0.05)
         for module in net.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 fan_in = module.weight[0].numel()
@@ -148,16 +151,23 @@ def export(
     calibrate(torch, net, images(torch, 8, side))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (f"{name}.dynamo.onnx" if exporter == "dynamo" else f"{name}.onnx")
-    axes: dict[str, Any] = {}
-    if batch == "free" and exporter == "dynamo":
-        axes["dynamic_shapes"] = {"x": {0: torch.export.Dim("batch")}}
-    elif batch == "free":
-        axes["dynamic_axes"] = {"image": {0: "batch"}, "scores": {0: "batch"}}
-    if exporter == "dynamo":
-        axes |= {"external_data": False, "verbose": False}
-        axes["dynamic_shapes"] = _first_argument(net, axes.get("dynamic_shapes"))
     # Two pictures: a batch of one would be taken for a constant by the dynamo exporter.
     sample = images(torch, 2 if batch == "free" else int(batch), side)
+    write_onnx(torch, net, sample, path, opset, exporter, batch == "free")
+    return path
+
+
+def write_onnx(
+    torch: Any, net: Any, sample: Any, path: Path, opset: int, exporter: str, free: bool = True
+) -> None:
+    """Exports a classifier in eval mode; with `free` the batch is a free dimension."""
+    axes: dict[str, Any] = {}
+    if exporter == "dynamo":
+        shapes = {"x": {0: torch.export.Dim("batch")}} if free else None
+        axes = {"verbose": False, "dynamic_shapes": _first_argument(net, shapes)}
+        axes["external_data"] = _bytes_of(net) > INLINE_BYTES
+    elif free:
+        axes["dynamic_axes"] = {"image": {0: "batch"}, "scores": {0: "batch"}}
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         torch.onnx.export(
             net,
@@ -169,7 +179,10 @@ def export(
             dynamo=exporter == "dynamo",
             **axes,
         )
-    return path
+
+
+def _bytes_of(net: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in net.state_dict().values())
 
 
 def _first_argument(net: Any, shapes: dict[str, Any] | None) -> dict[str, Any] | None:

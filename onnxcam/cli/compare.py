@@ -84,7 +84,8 @@ def compare(model: str, picture: str, **given: Any) -> None:
         raise click.UsageError(f"--to {to}: the ending must be one of {', '.join(SUFFIXES)}")
     names.check([to], [Path(model), Path(picture)], given["force"])
     explainer, rows, left_out = _explainer(model, rows, layers or [None], own, given)
-    target: Any = target_of(given["target"], explainer) or None
+    asked = target_of(given["target"], explainer)
+    target: Any = (asked if isinstance(asked, str) else list(asked.values())) or None
     item = counted({need for row in rows for need in row.needed(own)})
     with show.Bar(1, given["quiet"], item) as bar:
         bar.start(0, Path(picture).name)
@@ -167,7 +168,7 @@ def _tell(
     click.echo()
     first = found[0].facts()
     for number, target in enumerate(first["targets"]):
-        which = show.label(target["label"], target["index"])
+        which = show.label(target["label"], target["index"], target["negated"])
         arrow = "" if number else f" -> {to}"
         show.line(f"{picture}: {which}, {first['score_kind']} {target['score']:.4g}{arrow}")
     for note in dict.fromkeys(f"{note}" for one in found for note in one.notes):

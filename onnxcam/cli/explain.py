@@ -107,7 +107,7 @@ def explain(ctx: click.Context, /, model: str, pictures: tuple[str, ...], **give
     target = target_of(given["target"], explainer)
     places = names.places(paths, given["to"], method, given["kind"], given["raw"])
     if not isinstance(target, str):  # the files of the best five are known when they are
-        slugs = names.slugs(explainer.labels, target) or ["top1"]
+        slugs = _slugs(explainer, target) or ["top1"]
         files = [file for place in places for file in place.files(slugs)]
         names.check(files, [Path(model), *paths], given["force"])
     names.check_folder(Path(places[0].base).parent)
@@ -128,8 +128,9 @@ class _Job:
     """All pictures of one call, one after the other."""
 
     def __init__(
-        self, explainer: Explainer, target: str | list[int], given: dict[str, Any], read: list[Path]
-    ) -> None:
+        self, explainer: Explainer, target: str | dict[int, str], given: dict[str, Any],
+        read: list[Path],
+    ) -> None:  # fmt: skip
         self.explainer, self.target, self.given, self.read = explainer, target, given, read
         self.facts: list[dict[str, Any]] = []
         self.failed: list[tuple[Path, Exception]] = []
@@ -150,9 +151,8 @@ class _Job:
             if self._any_readable(paths):
                 raise
         self._headline(left_out)
-        target: int | str | list[int] | None = self.target or None
-        if isinstance(target, list) and len(target) == 1:
-            (target,) = target
+        asked = [self.target] if isinstance(self.target, str) else list(self.target.values())
+        target = asked if len(asked) > 1 else next(iter(asked), None)
         for number, (path, place) in enumerate(zip(paths, places, strict=True)):
             bar.start(number, path.name)
             try:
@@ -201,8 +201,11 @@ class _Job:
 
     def _write(self, found: PictureExplanation, place: names.Place) -> list[str]:
         given = self.given
-        classes = [int(index) for index in found.target.reshape(-1)]
-        files = place.files(names.slugs(found.labels, classes))
+        classes = found.target.reshape(-1).tolist()
+        slugs = names.slugs(
+            found.labels, classes, found.negated.reshape(-1).tolist(), found.opposite
+        )
+        files = place.files(slugs)
         names.check(files, self.read, given["force"])
         for file in files:
             names.make_folder(file.parent)
@@ -220,12 +223,12 @@ class _Job:
             return
         targets = found.facts()["targets"]
         for number, target in enumerate(targets):
-            which, score = show.label(target["label"], target["index"]), target["score"]
+            which = show.label(target["label"], target["index"], target["negated"])
             own = written[number:] if number == len(targets) - 1 else written[number : number + 1]
             if len(written) < len(targets):  # data alone: one file for all
                 own = written if number == 0 else []
             arrow = f" -> {', '.join(own)}" if own else ""
-            show.line(f"{path}: {which}, {found.score} {score:.4g}{arrow}")
+            show.line(f"{path}: {which}, {found.score} {target['score']:.4g}{arrow}")
         for note in found.notes:
             if note not in self._noted:
                 self._noted.add(note)
@@ -235,8 +238,9 @@ class _Job:
 def headline(explainer: Explainer, more: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """How the explanations are made: names and values for `show.facts`, `more` among them."""
     classifier, reason = explainer.classifier, explainer.preset_reason
+    many = classifier.classes
     return [
-        ("model", f"{classifier.name}, {classifier.classes} classes"),
+        ("model", f"{classifier.name}, {many} class{'es' if many != 1 else ''}"),
         *more,
         ("provider", explainer.device.provider),
         *([("preset", reason.removeprefix("preset "))] if reason else []),
@@ -249,16 +253,25 @@ def question(explainer: Explainer) -> list[str]:
     return [f"score {explainer.recipe.score}", *([f"smooth {smooth}"] if smooth != "none" else [])]
 
 
-def target_of(texts: Sequence[str], explainer: Explainer) -> str | list[int]:
-    """Class indices in the order given, "topN", or nothing for the best."""
-    from onnxcam.labels import resolve_target
+def target_of(texts: Sequence[str], explainer: Explainer) -> str | dict[int, str]:
+    """What is asked about, by code, in the order given; or "topN"; or nothing for the best."""
+    from onnxcam.targets import is_top, one_for_all
 
-    if any(text.lower().startswith("top") and text[3:].isdigit() for text in texts):
+    if any(map(is_top, texts)):
         if len(texts) > 1:
             raise click.UsageError("--target topN stands alone, without further --target")
         return texts[0]
+    classes, asked = explainer.classifier.classes, dict[int, str]()
+    for text in texts:
+        code = one_for_all(text, explainer.labels, classes, explainer.opposite)
+        asked.setdefault(int(code), text)
+    return asked
+
+
+def _slugs(explainer: Explainer, asked: dict[int, str]) -> list[str]:
     classes = explainer.classifier.classes
-    return list(dict.fromkeys(resolve_target(t, explainer.labels, classes) for t in texts))
+    indices, negated = [code % classes for code in asked], [code >= classes for code in asked]
+    return names.slugs(explainer.labels, indices, negated, explainer.opposite)
 
 
 def _without_results(paths: list[Path]) -> tuple[list[Path], int]:

@@ -103,8 +103,16 @@ def stems(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def slugs(labels: Sequence[str] | None, classes: Sequence[int]) -> list[str]:
-    """File-name forms of class names: "tabby, tabby cat" → "tabby"; with index where ambiguous."""
+def slugs(
+    labels: Sequence[str] | None,
+    classes: Sequence[int],
+    negated: Sequence[bool] | None = None,
+    opposite: str | None = None,
+) -> list[str]:
+    """File-name forms of class names: "tabby, tabby cat" → "tabby"; with index where ambiguous.
+
+    Of negated ones "not-tabby", or the form of the name that the opposite has.
+    """
     made = [_slug(label) for label in labels or ()]
     count = Counter(made)
 
@@ -113,7 +121,12 @@ def slugs(labels: Sequence[str] | None, classes: Sequence[int]) -> list[str]:
             return f"class-{index}"
         return made[index] if count[made[index]] == 1 else f"{made[index]}-{index}"
 
-    return [one(index) for index in classes]
+    def no(index: int) -> str:
+        name = _slug(opposite or "") or f"not-{one(index)}"
+        return name if name not in count else f"not-class-{index}"
+
+    pairs = zip(classes, negated or [False] * len(classes), strict=True)
+    return [no(index) if denied else one(index) for index, denied in pairs]
 
 
 def _slug(label: str) -> str:

@@ -188,7 +188,8 @@ OF_METHOD = "method_"  # before the names under which click hands over options o
 question_options: Callable[[Any], Any] = _together(
     option(
         *("--target", "-t"), multiple=True, metavar="CLASS", section=_METHOD,
-        help="A class by index or name, or top5 for the five best. Repeatable [default: top1].",
+        help="A class by index or name, or top5 for the five best; not:cat for the decision "
+        "against a class. Repeatable [default: top1].",
     ),
     option(
         "--score", type=click.Choice(["logit", "probability"]), default="logit",
@@ -352,7 +353,8 @@ labels_option: Callable[[Any], Any] = option(
     "--labels",
     metavar="FILE",
     section=_MODEL,
-    help="Class names: one per line, or JSON [default: from the model, or ImageNet's for 1000].",
+    help="Class names: one per line, or JSON; for a head of one unit two, the negative first "
+    "[default: from the model, or ImageNet's for 1000].",
 )
 
 force_option: Callable[[Any], Any] = option(

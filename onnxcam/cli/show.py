@@ -71,12 +71,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: str = "")
         click.echo(text[: columns - 1] + "…" if cut and columns else text)
 
 
-def label(name: str, index: int) -> str:
-    """A class in a line of text: "bee (309)"; of many synonyms the first."""
-    if not name or name == f"class {index}":
-        return f"class {index}"
+def label(name: str, index: int, negated: bool = False) -> str:
+    """A class in a line of text: "bee (309)"; of many synonyms the first; "not bee (not:309)"."""
+    plain = f"{'not ' if negated else ''}class {index}"
+    if not name or name == plain:
+        return plain
     short = name if len(name) <= SHORT else name.split(",")[0]
-    return f"{short} ({index})"
+    return f"{short} ({'not:' if negated else ''}{index})"
 
 
 def document(value: Any) -> None:

@@ -60,7 +60,8 @@ def gradient_model(
         graph.inputs.append(given)
     else:
         wide = [n for n in (score.shape or [])[1:] if n != 1]
-        if score.shape is None or len(score.shape) < 2 or len(wide) > 1:
+        flat = score.shape is None or (len(score.shape) < 2 and score.shape[:1] != [rows])
+        if flat or len(wide) > 1:
             raise ModelError(
                 f"{score.name!r} of shape {score.shape} has no single axis of classes to take a "
                 "target from; give a cotangent instead (cotangent=True, --cotangent)"

@@ -50,7 +50,7 @@ class Bench:
         score: the score tensor, (N, classes) or with axes of 1.
         flat: the same as (N, classes).
         chosen: the classes asked about, int64 (N, M).
-        asked: their scores, (N, M).
+        asked: the scores explained, (N, M): of the classes, or of the decisions against them.
         targets: M.
         start: how many nodes there were before anything was added.
         blocks: units are switched off in blocks, not all in one run.
@@ -172,9 +172,15 @@ class Bench:
 
 
 def bench(
-    classifier: Classifier, e: Emitter, score: T, targets: int, stop: Collection[str], blocks: bool
+    classifier: Classifier,
+    e: Emitter,
+    score: T,
+    kind: str,
+    targets: int,
+    stop: Collection[str],
+    blocks: bool,
 ) -> Bench:
-    """The bench for `targets` classes of a score.
+    """The bench for `targets` classes of a score, a "logit" or a "probability".
 
     `stop` names tensors before which scores of other classes must stay: those worked on. With
     `blocks` units are switched off in blocks.
@@ -184,17 +190,43 @@ def bench(
     e.graph.inputs.append(target)
     start = len(e.graph.nodes)
     flat = e.Reshape(score, [0, classifier.classes])
-    chosen = _resolve(e, flat, target, targets)
+    flat.shape = [rows, classifier.classes]
+    plain, negated = _decoded(e, target, classifier.classes)
+    chosen = _resolve(e, flat, plain, targets)
     chosen.shape = [rows, targets]
     asked = narrow(e, score, chosen, targets, stop=stop)
+    asked.shape = [rows, targets]
+    asked = _signed(e, asked, negated, kind)
     annotate(e.graph.nodes[start:], e.graph.opset)
     asked.shape = [rows, targets]
     return Bench(classifier, e, score, flat, chosen, asked, targets, start, blocks)
 
 
+def _decoded(e: Emitter, target: T, classes: int) -> tuple[T, T]:
+    """Codes of targets without their negation (k or −r), and 1 where there was one, else 0.
+
+    A code that is a negation lies farther from 0 by the number of classes (see `targets`).
+    """
+    above = e.cast(e.Greater(target, classes - 1), np.int64)
+    below = e.cast(e.Less(target, -classes), np.int64)
+    shift = e.Mul(e.Sub(above, below), classes)
+    return e.Sub(target, shift), e.Add(above, below)
+
+
+def _signed(e: Emitter, asked: T, negated: T, kind: str) -> T:
+    """The scores of decisions: negated, a logit y is −y and a probability p is 1 − p."""
+    no = e.cast(negated, asked.dtype)
+    sign = e.Sub(e.tensor(1.0, asked.dtype), e.Mul(no, 2.0))
+    no.shape = sign.shape = asked.shape
+    signed = e.Mul(asked, sign)
+    signed.shape = asked.shape
+    return e.Add(signed, no) if kind == "probability" else signed
+
+
 def _resolve(e: Emitter, scores: T, target: T, targets: int) -> T:
     """Class indices for `target`, in which −r (r ≤ targets) stands for the r-th best class."""
-    ranked = e.op("TopK", [e.cast(scores, np.float32), [targets]], {"axis": 1}, outputs=2)[1]
+    most = min(targets, scores.shape[1])  # a class and the decision against it are two targets
+    ranked = e.op("TopK", [e.cast(scores, np.float32), [most]], {"axis": 1}, outputs=2)[1]
     ranked.dtype = np.dtype(np.int64)
     place = e.Max(e.Sub(e.Neg(target), 1), e.tensor(np.array(0, np.int64)))
     return e.Where(e.Less(target, 0), e.GatherElements(ranked, place, axis=1), target)

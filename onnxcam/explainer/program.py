@@ -225,7 +225,10 @@ def _compose(
         pick_early(e, next(iter(layers)), name)
     # The biases of a last convolution that gives the classes are terms of the full gradient.
     stop = {*layers, *([name] if any("terms" in r.needed for r in recipes) else [])}
-    b = bench(classifier, e, graph.tensors()[name], first.targets, stop, blocks)
+    score = graph.tensors()[name]
+    if name == probability and classifier.score.activation == "log-softmax":
+        score = _like(e.Exp(score), score)
+    b = bench(classifier, e, score, first.score, first.targets, stop, blocks)
     results = {SCORES: e.cast(b.flat, np.float32), CHOSEN: b.chosen}
     for number, what in enumerate(recipes):
         for kind, t in _emitted(b, what).items():
@@ -245,6 +248,11 @@ def _emitted(b: Bench, what: Recipe) -> dict[str, gs.Tensor]:
     shown = b.e.Relu(made.raw) if made.map is None else made.map
     found = {"raw": made.raw, "map": shown, "weights": made.weights, "gap": made.gap}
     return {kind: t for kind, t in found.items() if t is not None}
+
+
+def _like(t: gs.Tensor, other: gs.Tensor) -> gs.Tensor:
+    t.shape = list(other.shape)
+    return t
 
 
 def _made(model: Model) -> set[str]:

@@ -21,7 +21,7 @@ from onnxcam.graph.feature import (
 )
 from onnxcam.graph.model import array_of
 from onnxcam.graph.paths import cuts, path_nodes
-from onnxcam.graph.tokens import token_maps
+from onnxcam.graph.tokens import mixed_maps, token_maps
 
 _THROUGH = (VIEWS - {"Concat"}) | POOLS | {"QuantizeLinear", "DequantizeLinear"}
 
@@ -58,6 +58,10 @@ def feature_maps(
             continue
         maps[tensor.name] = feature_map(tensor, spatial, 0, _why(node, path, position))
     tokens = token_maps(path, image, size)
+    if not tokens and mixing:
+        late = [t for t in found if position[t.name] < last_mixing]
+        last_map = max((position[name] for name in maps), default=-1)
+        tokens = {n: m for n, m in mixed_maps(path, late).items() if position[n] > last_map}
     default = list(maps.values())[-1] if maps else None
     if tokens:
         last = list(tokens.values())[-1]

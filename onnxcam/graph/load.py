@@ -54,6 +54,14 @@ class Classifier:
     name: str
     options: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def kind(self) -> str:
+        """What kind of head it is: "one unit (binary)", "multi-label (sigmoid)", …"""
+        if self.classes == 1:
+            return "one unit (binary)"
+        kinds = {"sigmoid": "multi-label (sigmoid)", None: "logits"}
+        return kinds.get(self.score.activation, "softmax")
+
     def graph(self) -> gs.Graph:
         """A fresh editable copy of the graph, shapes annotated."""
         return to_graph(self.model)
@@ -129,7 +137,8 @@ def load(
     if shape is None:
         raise ModelError(f"the shape of the score {score.logit!r} cannot be told; use --output")
     wide = [n for n in shape[1:] if n != 1]
-    if len(shape) < 2 or len(wide) > 1:
+    rows = "N" if batch is None else batch
+    if not shape or (len(shape) == 1 and shape[0] != rows) or len(wide) > 1:
         shown = tuple("N" if n == "N" else n for n in shape)
         raise ModelError(
             f"the output {score.logit!r} has shape {shown}: no single axis of classes, so this is "

@@ -167,6 +167,7 @@ def _annotated(model: Model, image: Image, probe: Probe | None) -> Model:
         raise ValueError(f"{output.name!r} has shape {output.shape}")
     unstride(graph, one, two)
     e = Emitter(graph, "onnxcam/size")
+    _settle_reshapes(e)
     for node in graph.nodes:
         shape = node.outputs[0].shape if node.op == "Resize" else None
         if shape is not None and [i for i, n in enumerate(shape) if not isinstance(n, int)] == [0]:
@@ -174,6 +175,22 @@ def _annotated(model: Model, image: Image, probe: Probe | None) -> Model:
     graph.toposort()
     _refuse_across_batch(graph, image.name)
     return to_model(graph, model)
+
+
+def _settle_reshapes(e: Emitter) -> None:
+    """Writes -1 for the batch into targets of Reshape that were computed from shapes elsewhere.
+
+    A part of the graph then runs on any number of rows, whatever the batch of the image.
+    """
+    for node in e.graph.nodes:
+        shape = node.outputs[0].shape if node.op == "Reshape" else None
+        if shape is None or array_of(node.inputs[1]) is not None:
+            continue
+        if sum(not isinstance(n, int) for n in shape) == 1 and 0 not in shape:
+            target = [n if isinstance(n, int) else -1 for n in shape]
+            node.inputs[1] = constant(e.name("shape"), np.array(target, np.int64))
+            node.attrs.pop("allowzero", None)
+    e.graph.cleanup(remove_unused_graph_inputs=False)
 
 
 def _refuse_across_batch(graph: gs.Graph, image: str) -> None:

@@ -1,4 +1,7 @@
-"""Feature maps of token models: the normalised inputs of the attention blocks, on their grid."""
+"""Feature maps of token models: the normalised inputs of the attention blocks, on their grid.
+
+Where tokens are mixed without attention (MLP models), what comes before the mean over them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxcam.graph.feature import (
     ATTENTION,
     MIXING,
+    POOLS,
     VIEWS,
     FeatureMap,
     Spatial,
@@ -36,15 +40,47 @@ def token_maps(path: list[gs.Node], image: str, size: tuple[int, int]) -> dict[s
             continue
         spatial, prefix, shape = spatial_of(tensor), 0, tensor.shape
         if spatial is None and len(shape) == 3 and all(isinstance(n, int) for n in shape[1:]):
-            place = next(i for i, n in enumerate(ahead) if n is tensor.inputs[0])
-            before = (spatial_of(t) for n in ahead[:place] for t in n.outputs)
-            grids = [s.grid for s in before if s is not None]
-            laid = _grid(shape[1], grids[::-1], size)
+            laid = _grid(shape[1], _grids(ahead, tensor), size)
             if laid is not None:
                 spatial, prefix = Spatial("NTC", shape[2], laid[0]), laid[1]
-        if spatial is not None:
+        if spatial is not None and 1 not in spatial.grid:  # 1×n are blocks of tokens, not a grid
             tokens[tensor.name] = feature_map(tensor, spatial, prefix, reason)
     return tokens
+
+
+def mixed_maps(path: list[gs.Node], found: list[gs.Tensor]) -> dict[str, FeatureMap]:
+    """Tokens (N, T, C) that everything passes through, where no attention mixes them, by name.
+
+    Args:
+        path: the nodes from image to score, in order.
+        found: the tensors that every path passes through.
+    """
+    reason = "tokens on their grid, which every path to the score passes through; no attention"
+    maps: dict[str, FeatureMap] = {}
+    for tensor in found:
+        shape = tensor.shape
+        if shape is None or len(shape) != 3 or not all(isinstance(n, int) for n in shape[1:]):
+            continue
+        grids = _grids(path, tensor)
+        laid = _grid(shape[1], grids[:1], grids[0]) if grids else None
+        if laid is not None and tensor.inputs[0].op not in VIEWS and _mixed(path, tensor):
+            spatial = Spatial("NTC", shape[2], laid[0])
+            maps[tensor.name] = feature_map(tensor, spatial, laid[1], reason)
+    return maps
+
+
+def _mixed(path: list[gs.Node], tensor: gs.Tensor) -> bool:
+    """Whether a linear layer ahead of (N, T, C) works along the tokens."""
+    place = next(i for i, n in enumerate(path) if n is tensor.inputs[0])
+    linear = (n for n in path[:place] if n.op in ("MatMul", "Gemm"))
+    return any((n.inputs[0].shape or [None])[-1] == tensor.shape[1] for n in linear)
+
+
+def _grids(path: list[gs.Node], before: gs.Tensor) -> list[tuple[int, int]]:
+    """The grids of the convolutions and pools ahead of a tensor, the nearest first."""
+    place = next(i for i, n in enumerate(path) if n is before.inputs[0])
+    made = (t for n in path[:place] if n.op in POOLS or "Conv" in n.op for t in n.outputs)
+    return [s.grid for s in map(spatial_of, made) if s is not None][::-1]
 
 
 def _attentions(path: list[gs.Node]) -> list[gs.Node]:

@@ -178,12 +178,20 @@ def choose(tried: Sequence[Preset], pictures: Sequence[Picture], run: Run) -> Ch
         raise PresetError("a preset can only be guessed from candidates and at least one picture")
     used = list(pictures)[:MOST_PICTURES]
     usual = np.log(np.array([USUAL[min(i, len(USUAL) - 1)] for i in range(len(tried))]))
-    scores, first = [], []
-    for preset, log_usual in zip(tried, usual, strict=True):
+    given = []
+    for preset in tried:
         batch = np.concatenate([_views(preset, picture) for picture in used])
-        p = np.asarray(run(batch), dtype=np.float64).reshape(len(used), VIEWS + 1, -1)
-        scores.append(log_usual + _evidence(p) if np.isfinite(p).all() else -np.inf)
-        first.append(p[0, 0])
+        given.append(np.asarray(run(batch), np.float64).reshape(len(used), VIEWS + 1, -1))
+    finite = [bool(np.isfinite(p).all()) for p in given]
+    # Of a head that is a single unit every answer may happen to be 1.
+    exclusive = given[0].shape[2] > 1 and all(
+        np.allclose(p.sum(-1), 1, atol=0.05) for p, fine in zip(given, finite, strict=True) if fine
+    )
+    scores = [
+        log_usual + _evidence(p, exclusive) if fine else -np.inf
+        for p, fine, log_usual in zip(given, finite, usual, strict=True)
+    ]
+    first = [p[0, 0] for p in given]
     if not np.isfinite(scores).any():
         raise PresetError(
             "no known preset makes the model give finite probabilities; state the preprocessing"
@@ -216,11 +224,12 @@ def _top(p: NDArray[np.float64]) -> tuple[int, float]:
     return index, float(p[index])
 
 
-def _evidence(p: NDArray[np.float64]) -> float:
-    """Log-odds, up to a constant, for the candidate that gave p, (pictures, views + 1, classes)."""
+def _evidence(p: NDArray[np.float64], exclusive: bool) -> float:
+    """Log-odds, up to a constant, for the candidate that gave p, (pictures, views + 1, classes).
+
+    Independent classes are a yes or no each; exclusive ones are one question with many answers.
+    """
     classes, p = p.shape[2], np.clip(p, 0, 1)
-    # Independent classes are a yes or no each; exclusive ones are one question with many answers.
-    exclusive = np.allclose(p.sum(-1), 1, atol=0.05)
     p = p[:, :, None, :] if exclusive else np.stack([p, 1 - p], axis=-1)
     entropy = -(p * np.log(p + 1e-12)).sum((-2, -1))
     least = 1 / p.shape[-1]  # two views that disagree utterly count as two blind guesses

@@ -1,0 +1,314 @@
+"""Checks one exported classifier of the zoo: is it understood, and are its explanations right?
+
+    python tools/zoo_check.py model.onnx reference.npz     # one line of JSON
+
+Runs where onnxcam is installed. `reference.npz` is what a maker wrote (see `zoo_maker`): pictures,
+logits, the expert's feature map and the framework's own gradients. Without it (`-`) only what can
+be told from the file is checked. All differences are relative to the largest value of the
+reference; of several pictures the median counts, for a rectifier within rounding of zero may fall
+to the other side in a single one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_measure import peak_bytes
+
+UNITS = 6
+"""Units that are switched off literally, one by one."""
+
+PAIRS = 3
+"""Pairs of runs behind a ratio of times."""
+
+METHODS = ("ablation-cam", "grad-cam", "saliency")
+
+
+def check(path: str, reference: str) -> dict[str, Any]:
+    """All that is found out about one file; what fails is named under "failed"."""
+    held = dict(np.load(reference)) if reference != "-" else {}
+    row: dict[str, Any] = {"failed": {}}
+    plain_peak = _in_a_child(lambda: _plain_peak(path, held))
+    started = time.perf_counter()
+    import onnxcam
+    from onnxcam import runtime  # noqa: F401  imported here: what follows is the model's own cost
+
+    base = peak_bytes()
+    row["import_s"] = time.perf_counter() - started
+    try:
+        explainer = _explained(onnxcam, path, held, row)
+    except onnxcam.OnnxcamError as error:
+        row["failed"]["load"] = _line(error)
+        return row
+    if isinstance(plain_peak, int):
+        row["memory"] = (peak_bytes() - base) / max(1, plain_peak)
+    steps: tuple[Callable[..., None], ...] = (_layer, _split, _literal, _gradients, _times)
+    for step in steps:
+        try:
+            step(onnxcam, explainer, path, held, row)
+        except onnxcam.OnnxcamError as error:
+            row["failed"][step.__name__[1:]] = _line(error)
+    return row
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def _in_a_child(work: Callable[[], int]) -> int | None:
+    """What `work` gives, done in a fork: its memory is not that of this process."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            os.write(write, str(work()).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read) as stream:
+        text = stream.read()
+    os.waitpid(child, 0)
+    return int(text) if text else None
+
+
+def _session(path: str) -> Any:
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(4)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _pictures(session: Any, held: Mapping[str, Any], count: int) -> Any:
+    if "x" in held:
+        return held["x"][:count]
+    value = session.get_inputs()[0]
+    shape = [n if isinstance(n, int) else count if i == 0 else 224
+             for i, n in enumerate(value.shape)]  # fmt: skip
+    random = np.random.default_rng(0)
+    if value.type == "tensor(uint8)":
+        return random.integers(0, 256, shape).astype(np.uint8)
+    kind = np.float16 if value.type == "tensor(float16)" else np.float32
+    return random.standard_normal(shape).astype(kind)
+
+
+def _plain_peak(path: str, held: Mapping[str, Any]) -> int:
+    import onnxruntime  # noqa: F401
+
+    base = peak_bytes()
+    session = _session(path)
+    images = _pictures(session, held, 1)
+    session.run(None, {session.get_inputs()[0].name: images})
+    return peak_bytes() - base
+
+
+def _explained(onnxcam: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]) -> Any:
+    """The default explainer, after its first run."""
+    started = time.perf_counter()
+    explainer = onnxcam.Explainer(path, provider="cpu", threads=1)
+    row["load_s"] = time.perf_counter() - started
+    classifier = explainer.classifier
+    row["batch"] = classifier.batch
+    row["notes"] = list(classifier.notes)
+    row["classes"] = classifier.classes
+    row["producer"] = classifier.source.proto.producer_name
+    images = _fitting(classifier, held, 1)
+    row["nodes"] = len(classifier.model.proto.graph.node)
+    explainer(images)
+    return explainer
+
+
+def _fitting(classifier: Any, held: Mapping[str, Any], count: int) -> Any:
+    image = classifier.image
+    count = classifier.batch or count
+    if "x" in held and len(held["x"]) >= count:
+        return held["x"][:count].astype(image.dtype)
+    random = np.random.default_rng(0)
+    if np.issubdtype(image.dtype, np.integer):
+        return random.integers(0, 256, image.shape(count)).astype(image.dtype)
+    return random.standard_normal(image.shape(count)).astype(image.dtype)
+
+
+def _every(held: Mapping[str, Any]) -> int:
+    return len(held["x"]) if "x" in held else 1
+
+
+def _relative(found: Any, golden: Any) -> float:
+    """Largest difference over the largest value, the median over pictures."""
+    each = [
+        float(np.abs(f - g).max() / (np.abs(g).max() or 1.0))
+        for f, g in zip(np.asarray(found, np.float64), np.asarray(golden, np.float64), strict=True)
+    ]
+    return statistics.median(each)
+
+
+def _layer(
+    onnxcam: Any, explainer: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]
+) -> None:
+    """Is the default feature map the expert's? Told by values, not by names."""
+    layer = explainer.recipe.feature_map
+    row["layer"] = {
+        "tensor": layer.tensor,
+        "units": layer.units,
+        "grid": list(layer.grid),
+        "layout": layer.layout,
+        "prefix": layer.prefix,
+        "node": layer.node,
+    }
+    if "A" not in held:
+        return
+    classifier, golden = explainer.classifier, held["A"]
+    features, _ = onnxcam.split(classifier)
+    images = _fitting(classifier, held, _every(held))
+    count = classifier.batch or len(images)
+    feed = {classifier.image.name: images}
+    found = _session_of(features).run([layer.tensor], feed)[0]
+    found = _grid(np.asarray(found, np.float32), layer)
+    row["expert"] = list(golden.shape[1:])
+    if found.shape[1:] != golden.shape[1:]:
+        row["right"] = False
+        return
+    row["layer_error"] = _relative(found, golden[:count])
+    row["alike"] = statistics.median(
+        float(np.corrcoef(f.ravel(), g.ravel())[0, 1])
+        for f, g in zip(found, golden[:count], strict=True)
+    )
+    row["right"] = row["layer_error"] <= 1e-2
+
+
+def _session_of(model: Any) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _grid(t: Any, layer: Any) -> Any:
+    h, w = layer.grid
+    if layer.layout == "NHWC":
+        return t.transpose(0, 3, 1, 2)
+    if layer.layout == "NTC":
+        patches = t[:, layer.prefix : layer.prefix + h * w]
+        return patches.transpose(0, 2, 1).reshape(len(t), -1, h, w)
+    return t
+
+
+def _split(
+    onnxcam: Any, explainer: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]
+) -> None:
+    """head(features(x)) == model(x)."""
+    classifier = explainer.classifier
+    features, head = map(_session_of, onnxcam.split(classifier))
+    images = _fitting(classifier, held, 1)
+    names = [o.name for o in features.get_outputs()]
+    middle = dict(zip(names, features.run(names, {classifier.image.name: images}), strict=True))
+    found = head.run(None, {i.name: middle[i.name] for i in head.get_inputs()})[0]
+    plain = _session(path)
+    outputs = plain.run(None, {plain.get_inputs()[0].name: images})
+    wanted = next((o for o in outputs if np.size(o) == np.size(found)), outputs[0])
+    row["split"] = _relative(
+        np.reshape(found, (len(images), -1)), np.reshape(wanted, (len(images), -1))
+    )
+
+
+def _literal(
+    onnxcam: Any, explainer: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]
+) -> None:
+    """Exact Ablation-CAM against the literal way, for a few units."""
+    classifier, every = explainer.classifier, explainer.recipe.feature_map.units
+    units = sorted({i * every // UNITS for i in range(UNITS)})
+    images = _fitting(classifier, held, 1)
+    found = {}
+    for way in ("exact", "literal"):
+        one = onnxcam.Explainer(classifier, provider="cpu", threads=1, ablation=way, units=units)
+        result = one(images)
+        found[way] = result.weights * result.target_score[:, None]  # y − y_k
+        row[f"way_{way}"] = one.program(1).way
+        row.setdefault("ablation_notes", list(result.notes))
+    scale = float(np.abs(result.target_score).max()) or 1.0
+    largest = max(float(np.abs(found["literal"]).max()), 1e-3 * scale)
+    row["ablation"] = float(np.abs(found["exact"] - found["literal"]).max() / largest)
+
+
+def _gradients(
+    onnxcam: Any, explainer: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]
+) -> None:
+    """Grad-CAM and the gradient for the image against the framework's own."""
+    classifier = explainer.classifier
+    images = _fitting(classifier, held, _every(held))
+    count = len(images)
+    target = held["target"][:count] if "target" in held else None
+    for method in ("grad-cam", "saliency"):
+        try:
+            one = onnxcam.Explainer(classifier, method, provider="cpu", threads=1)
+            found = one(images, target)
+        except onnxcam.OnnxcamError as error:
+            row["failed"][method] = _line(error)
+            continue
+        if method == "grad-cam":
+            row["gradcam_finite"] = bool(np.isfinite(found.raw).all())
+            if "dA" not in held or not row.get("right"):
+                continue
+            weights = held["dA"][:count].mean(axis=(2, 3), keepdims=True, dtype=np.float64)
+            golden = (weights * held["A"][:count]).sum(axis=1)
+            row["gradcam"] = _relative(found.raw, golden)
+        elif "dx" in held:
+            golden = held["dx"][:count]
+            if classifier.image.layout == "NHWC":
+                golden = golden.transpose(0, 3, 1, 2)
+            row["gradient"] = _relative(found.raw, golden)
+            if "dx32" in held:  # what rounding alone does, in the framework itself
+                row["own"] = _relative(held["dx32"][:count], held["dx"][:count])
+            row["gradient_alike"] = statistics.median(
+                float(np.vdot(f, g) / (np.linalg.norm(f) * np.linalg.norm(g) or 1))
+                for f, g in zip(found.raw, golden, strict=True)
+            )
+
+
+def _times(
+    onnxcam: Any, explainer: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]
+) -> None:
+    """Explanation over plain inference, processor time on one thread."""
+    classifier = explainer.classifier
+    images = _fitting(classifier, held, 1)
+    plain = _session(path)
+    feed = {plain.get_inputs()[0].name: images}
+    for method in METHODS:
+        if method in row["failed"]:
+            continue
+        one = explainer
+        if method != "ablation-cam":
+            one = onnxcam.Explainer(classifier, method, provider="cpu", threads=1)
+        one(images)
+        plain.run(None, feed)
+        ratios = []
+        for _ in range(PAIRS):
+            a = _spent(lambda: plain.run(None, feed))
+            b = _spent(lambda one=one: one(images))  # type: ignore[misc]
+            ratios.append(b / max(a, 1e-9))
+        row.setdefault("times", {})[method] = statistics.median(ratios)
+
+
+def _spent(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    print(json.dumps(check(*sys.argv[1:3])))
