@@ -14,11 +14,10 @@ import numpy as np
 from onnxcam import labels, runtime
 from onnxcam.batches import as_probabilities, check_finite, fitting, notes_on, size_of, views
 from onnxcam.comparison import Comparison
-from onnxcam.engine import Engine, Progress
+from onnxcam.engine import Engine, Progress, part_done
 from onnxcam.errors import OptionError, PresetError
-from onnxcam.explainer import Program, Recipe, compile_program, recipe
+from onnxcam.explainer import Program, Recipe, availability, compile_program, recipe
 from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
-from onnxcam.explainer.ways import availability
 from onnxcam.explanation import Explanation, PictureExplanation
 from onnxcam.graph import Classifier
 from onnxcam.graph.read import MAX_BYTES
@@ -245,7 +244,7 @@ class Explainer:
         whole: list[Explanation] = []
         every = list(views(batch, self.classifier.image.layout))
         for number, (view, mirrored) in enumerate(every):
-            onward = progress and partial(_onward, progress, number, len(every))
+            onward = progress and partial(part_done, progress, number, len(every))
             if whole:
                 wanted = coded(whole[0].target, whole[0].negated, self.classifier.classes)
             found = self._once(view, wanted, onward, asked)
@@ -399,14 +398,12 @@ class Explainer:
         return as_probabilities(out, classifier.score, classifier.classes)
 
     def methods(self, layer: str | int | None = None) -> dict[str, str | None]:
-        """By method: why it cannot explain this model, or None where it can; see `availability`.
+        """Why each method cannot explain the model at `layer`, or None where it can.
 
-        Args:
-            layer: as for the explainer; None for the explainer's own, else the default.
+        Without `layer` at the explainer's own feature map, else at the default one.
         """
-        classifier, own = self.classifier, self.recipe.layer
-        asked = own if layer is None else classifier.layer(layer)
-        return availability(classifier, asked, self.recipe.score)
+        asked = self.recipe.layer if layer is None else self.classifier.layer(layer)
+        return availability(self.classifier, asked, self.recipe.score)
 
     def program(self, targets: int = 1) -> Program:
         """The compiled explainer for `targets` classes an image."""
@@ -443,11 +440,6 @@ class Explainer:
         if self._preset_fields:
             reason += f", with {', '.join(self._preset_fields)} as given"
         return self._fitted(found), reason
-
-
-def _onward(progress: Progress, number: int, of: int, done: int, every: int) -> None:
-    """Reports the progress of one of several runs as that of all of them."""
-    progress(number * every + done, of * every)
 
 
 def explain(

@@ -171,7 +171,7 @@ def _layer_rows(layer: FeatureMap | None) -> list[tuple[str, str]]:
         return [
             ("layer", "none: no tensor with a grid larger than 1×1 lies on every path from image "
              "to score"),
-            ("", "methods on pixels work all the same; --layer takes a tensor by name"),
+            ("", "methods on pixels need none; --layer takes a tensor by name"),
         ]  # fmt: skip
     return [
         ("layer", f"{layer.tensor}, {layer.units} units on {layer.grid[0]}×{layer.grid[1]}"),

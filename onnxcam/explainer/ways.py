@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from onnxcam.errors import ModelError
-from onnxcam.explainer.bench import Bench, bench
+from onnxcam.explainer.bench import Bench, bench, score_name
 from onnxcam.explainer.needs import BUILDERS
 from onnxcam.explainer.recipe import Recipe
 from onnxcam.graph.emit import Emitter
@@ -60,9 +60,7 @@ class _Trials:
     """What stands in the way of needs: each is tried once."""
 
     def __init__(self, classifier: Classifier, layer: FeatureMap | None, score: str) -> None:
-        self.classifier = classifier
-        held = classifier.score
-        self.score = held.probability if score == "probability" and held.probability else held.logit
+        self.classifier, self.kind = classifier, score
         self.layers = set() if layer is None else {layer.tensor}
         self._benches: dict[bool, Bench] = {}
         self._met: dict[Trial, str | None] = {}
@@ -86,11 +84,9 @@ class _Trials:
     def _bench(self, whole: bool) -> Bench:
         """One on which scores of other classes may leave early, or, for `terms`, may not."""
         if whole not in self._benches:
-            graph = self.classifier.graph()
-            stop = {*self.layers, *([self.score] if whole else [])}
-            score = graph.tensors()[self.score]
-            made = bench(self.classifier, Emitter(graph), score, 1, stop, blocks=False)
-            self._benches[whole] = made
+            e, name = Emitter(self.classifier.graph()), score_name(self.classifier, self.kind)
+            stop = {*self.layers, *([name] if whole else [])}
+            self._benches[whole] = bench(self.classifier, e, self.kind, 1, stop, blocks=False)
         return self._benches[whole]
 
 

@@ -127,16 +127,17 @@ def chain_of(classifier: Classifier, layer: FeatureMap | None) -> Chain:
     numbers = {m.tensor: i - len(classifier.maps) for i, m in enumerate(classifier.maps)}
     split = None if layer is None else layer.tensor
 
+    path = path_nodes(graph, image, score.logit)
+    ends = {t.name for t in cuts(path, image)}
+
     def step(node: gs.Node) -> Step:
         out = node.outputs[0]
         for t in node.outputs:
-            out = t if t.name == split or t.name in numbers else out
+            out = t if t.name in ends or t.name == split or t.name in numbers else out
         shape = None if out.shape is None else tuple("?" if n is None else n for n in out.shape)
         return Step(node.op, node.name, out.name, shape, numbers.get(out.name), out.name == split)
 
-    path = path_nodes(graph, image, score.logit)
     stretches, start, source = [], 0, image
-    ends = {t.name for t in cuts(path, image)}
     for i, node in enumerate(path):
         end = next((t.name for t in node.outputs if t.name in ends), None)
         if end is not None:
