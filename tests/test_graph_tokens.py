@@ -89,3 +89,47 @@ def test_a_weight_that_only_a_branch_uses() -> None:
     x = images(2, 3, 16, 16)
     found = Explainer(proto, provider="cpu", threads=1)(x)
     np.testing.assert_allclose(found.scores, models.run(proto, {"x": x})[0], rtol=1e-5, atol=1e-6)
+
+
+HEAD = "p = Conv(x, k) a = Relu(p) g = GlobalAveragePool(a) f = Flatten(g) s = Shape({0})"
+HELD = {"k": weight(6, 3, 3, 3), "c": weight(6, 4)}
+
+
+def test_a_scatter_that_writes_all_is_left_out() -> None:
+    """`x[:, 0:] = …`, its positions counted over the batch: only what is written counts."""
+    body = (
+        f"{HEAD.format('f')} n = Gather(s, zero) r = Range(zero, n, one) r2 = Unsqueeze(r, tall)"
+        " rows = Expand(r2, s) columns = Expand(across, s) r3 = Unsqueeze(rows, deep)"
+        " c3 = Unsqueeze(columns, deep) i = Concat <axis = 2> (r3, c3)"
+        " u = Relu(f) d = ScatterND(f, i, u) y = Gemm(d, c)"
+    )
+    held = {"zero": np.array(0), "one": np.array(1), "tall": np.array([1]), "deep": np.array([2])}
+    held |= {**HELD, "across": np.arange(6).reshape(1, 6)}
+    proto = models.model(body, held, INPUT, "float[N,4] y")
+    classifier = onnxcam.load(proto)
+    assert "ScatterND" not in {n.op_type for n in classifier.model.proto.graph.node}
+    exact, literal = exact_and_literal(proto)
+    np.testing.assert_allclose(exact, literal, atol=1e-5 * np.abs(literal).max())
+
+
+@pytest.mark.parametrize("of", ["f", "x"])
+def test_positions_that_number_the_images(of: str) -> None:
+    body = (
+        f"{HEAD.format('f')} n = Shape <end = 1> ({of}) e = Concat <axis = 0> (n, six)"
+        " o = ConstantOfShape <value = int64[1] {1}> (e) z = NonZero(o) i = Transpose(z)"
+        " m = Mul(f, f) u = Reshape(m, all) d = ScatterND(f, i, u) y = Gemm(d, c)"
+    )
+    held = {**HELD, "six": np.array([6]), "all": np.array([-1])}
+    proto = models.model(body, held, INPUT, "float[N,4] y")
+    explainer = Explainer(proto, provider="cpu", threads=1, weight="slope")
+    if of == "x":
+        with pytest.raises(onnxcam.OpError, match="numbers the images of the batch"):
+            explainer(X)
+        return
+    found = explainer(X)
+    assert any("numbers the images" in note for note in found.notes)
+    value, y, want = models.drops(proto, "a", "y", {"x": X})
+    norms = np.sqrt((value.astype(np.float64) ** 2).sum((2, 3)))
+    top = want[np.arange(len(X)), y.argmax(1)] if want.shape[1] == 4 else None
+    assert top is not None
+    models.close(found.weights * norms, top, base=y.max(), tolerance=2e-5)
