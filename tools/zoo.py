@@ -40,6 +40,8 @@ MAKERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     # family → module of its maker, what it needs, what is installed without its dependencies
     "torchvision": ("zoo_torchvision", (*TORCH, "pillow"), ("torchvision",)),
     "timm": ("zoo_timm", (*TORCH, *TIMM), ("torchvision", "timm==1.0.31")),
+    "transformers": ("zoo_transformers", (*TORCH, "pillow", "transformers"), ("torchvision",)),
+    "variants": ("zoo_variants", (*TORCH, "pillow"), ("torchvision",)),
 }  # fmt: skip
 
 Row = dict[str, Any]
@@ -176,13 +178,14 @@ def handle(group: Row, python: Path, results: Results, given: argparse.Namespace
         if "error" in export:
             results.add({**row, "export_error": export["error"]})
         else:
-            results.add({**row, **checked(folder / export["file"], folder, limit, seconds)})
+            near = family == "variants"
+            results.add({**row, **checked(folder / export["file"], folder, limit, seconds, near)})
         print(zoo_table.line(results.rows[key({**row})]), flush=True)
     if not given.keep:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def checked(path: Path, folder: Path, limit: float, seconds: float) -> Row:
+def checked(path: Path, folder: Path, limit: float, seconds: float, near: bool) -> Row:
     """What `zoo_check.py` finds, in a process of its own."""
     reference: Any = folder / "reference.npz"
     command = [
@@ -191,6 +194,8 @@ def checked(path: Path, folder: Path, limit: float, seconds: float) -> Row:
         path,
         reference if reference.is_file() else "-",
     ]
+    if near:
+        command.append("near")
     code, out, why, peak = limited(command, limit, seconds)
     row: Row = {"bytes": sum(f.stat().st_size for f in folder.glob(f"{path.name}*"))}
     if code:

@@ -9,6 +9,9 @@ Row = dict[str, Any]
 CLOSE = 1e-3
 """Largest difference from the framework, relative to the largest value, that counts as equal."""
 
+NEAR = 0.9
+"""Least cosine between gradients of a quantised variant and those of the model it was made from."""
+
 ROUNDING = 3
 """How many times the framework's own float32 may be off its float64, and ours still count as equal:
 a rectifier that rounding flips changes a gradient in one picture or the other."""
@@ -31,10 +34,20 @@ def remark(row: Row) -> str:
         layer = row["layer"]
         shape = [layer["units"], *layer["grid"]]
         found.append(f"layer {layer['tensor']} {shape} is not the expert's {row.get('expert')}")
+    if row.get("near"):
+        names = {"gradcam_alike": "Grad-CAM", "gradient_alike": "gradient"}
+        found += [
+            f"{n} at a cosine of {row[k]:.2f}" for k, n in names.items() if row.get(k, 1) < NEAR
+        ]
+        limits = {"split": 1e-2, "ablation": 1e-2}
+        return "; ".join(found + _off(row, limits))
     limits = {"split": 1e-4, "ablation": CLOSE, "gradcam": CLOSE}
     limits["gradient"] = max(CLOSE, ROUNDING * row.get("own", 0))
-    found += [f"{k} off by {row[k]:.1e}" for k, most in limits.items() if row.get(k, 0) > most]
-    return "; ".join(found)
+    return "; ".join(found + _off(row, limits))
+
+
+def _off(row: Row, limits: dict[str, float]) -> list[str]:
+    return [f"{k} off by {row[k]:.1e}" for k, most in limits.items() if row.get(k, 0) > most]
 
 
 def line(row: Row) -> str:
