@@ -14,7 +14,7 @@ import numpy as np
 from onnxcam import labels, runtime
 from onnxcam.batches import as_probabilities, check_finite, fitting, notes_on, size_of, views
 from onnxcam.comparison import Comparison
-from onnxcam.engine import Engine, Progress
+from onnxcam.engine import Engine, Progress, full_batches
 from onnxcam.errors import OptionError, PresetError
 from onnxcam.explainer import Program, Recipe, compile_program, recipe
 from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
@@ -231,7 +231,8 @@ class Explainer:
         )
         values, negated = explained.target_score, explained.negated
         notes = notes_on(what, values, negated, kinds["gap"], kinds["map"], classes == 1)
-        return replace(explained, notes=(*program.notes, *notes))
+        own = (what.layer.note,) if what.layer is not None and what.layer.note else ()
+        return replace(explained, notes=(*program.notes, *own, *notes))
 
     def _averaged(
         self,
@@ -393,8 +394,9 @@ class Explainer:
         resized = classifier.resized(size) if classifier.image.free else classifier
         session = self._engine.session(("plain", size), resized.model)
         step = classifier.batch or len(images)
-        rows = [session.run({name: images[i : i + step]})[0] for i in range(0, len(images), step)]
-        out = np.concatenate(rows).reshape(len(images), -1).astype(np.float64)
+        filled = full_batches(images, classifier.batch)
+        rows = [session.run({name: filled[i : i + step]})[0] for i in range(0, len(filled), step)]
+        out = np.concatenate(rows).reshape(len(filled), -1)[: len(images)].astype(np.float64)
         return as_probabilities(out, classifier.score, classifier.classes)
 
     def program(self, targets: int = 1) -> Program:

@@ -74,29 +74,40 @@ def find_score(graph: gs.Graph, output: str | None = None) -> Score:
                 f"its outputs are {', '.join(map(repr, outputs))}"
             )
         return score_of(tensor)
-    scores: dict[str, Score] = {}
+    if not outputs:
+        raise ModelError("the model has no outputs; name a tensor of it with --output")
+    scores: dict[str, Score] = {}  # by the tensor where the walk from an output ends
     named: dict[str, str] = {}
     for tensor in graph.outputs:
-        score = score_of(tensor)
-        known = scores.get(score.logit)
-        if known is None or (known.probability is None and score.probability is not None):
-            scores[score.logit] = score
-            named[score.logit] = tensor.name
+        score, root = _walk(tensor)
+        known = scores.get(root)
+        if known is None or _plainness(score) < _plainness(known):
+            scores[root], named[root] = score, tensor.name
     if len(scores) > 1:
-        scores = {k: s for k, s in scores.items() if _class_like(graph, k)} or scores
+        scores = {k: s for k, s in scores.items() if _class_like(graph, s.logit)} or scores
     if len(scores) > 1:
         scores = _deepest(graph, scores)
     if len(scores) != 1:
         shown = ", ".join(f"{named[k]!r} {dims_of(outputs[named[k]])}" for k in scores)
         raise ModelError(
             f"the model has {len(graph.outputs)} outputs, and several look like class scores: "
-            f"{shown}; name one with --output, such as --output {named[next(iter(scores))]!r}"
+            f"{shown}; name one with --output, such as --output {named[next(iter(scores))]}"
         )
     return next(iter(scores.values()))
 
 
+def _plainness(score: Score) -> tuple[bool, int]:
+    """Of outputs of the same scores, the one with probabilities is taken, and least behind it."""
+    return score.probability is None, len(score.stripped)
+
+
 def score_of(tensor: gs.Tensor) -> Score:
     """Walks back from `tensor` to the score: over tails, views and one final non-linearity."""
+    return _walk(tensor)[0]
+
+
+def _walk(tensor: gs.Tensor) -> tuple[Score, str]:
+    """The score behind `tensor`, and the name of the tensor where the walk to it ended."""
     stripped: list[str] = []
     dress: list[str] = []
     after: gs.Tensor = tensor
@@ -107,12 +118,9 @@ def score_of(tensor: gs.Tensor) -> Score:
             exponent = dress == ["Exp"] and activation == "log-softmax"
             if dress and not exponent:
                 stripped, after = stripped + dress, tensor
-            return Score(
-                node.inputs[0].name,
-                after.name,
-                "softmax" if exponent else activation,
-                tuple(stripped),
-            )
+            kind = "softmax" if exponent else activation
+            logit = node.inputs[0].name
+            return Score(logit, after.name, kind, tuple(stripped)), logit
         source, decides = _behind(node, tensor)
         if source is None:
             break
@@ -122,7 +130,7 @@ def score_of(tensor: gs.Tensor) -> Score:
         elif node.op in _DRESS:
             dress.append(node.op)
         tensor = source
-    return Score(after.name, None, None, tuple(stripped))
+    return Score(after.name, None, None, tuple(stripped)), tensor.name
 
 
 def _behind(node: gs.Node, tensor: gs.Tensor) -> tuple[gs.Tensor | None, bool]:
@@ -157,7 +165,7 @@ def _behind(node: gs.Node, tensor: gs.Tensor) -> tuple[gs.Tensor | None, bool]:
 
 def _agreed(tensors: list[gs.Tensor], wanted: gs.Tensor | None = None) -> gs.Tensor | None:
     """`wanted` (default: the first) where all of `tensors` come from the same score, else None."""
-    if len({score_of(t).logit for t in tensors}) != 1:
+    if len({_walk(t)[1] for t in tensors}) != 1:
         return None
     return tensors[0] if wanted is None else wanted
 
