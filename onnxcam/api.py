@@ -369,7 +369,11 @@ class Explainer:
         size = (None, None) if image.free else image.size
         dtype = str(image.dtype)
         producer = classifier.source.proto.producer_name
-        tried = candidates(image.channels, size, image.layout, dtype, classifier.classes, producer)
+        inside = image.prepared
+        tried = candidates(
+            *(image.channels, size, image.layout, dtype, classifier.classes, producer),
+            *(inside.pixels, inside.resizes),
+        )
         different: dict[Preset, Preset] = {}
         for preset in map(self._fitted, tried):  # given fields can make two the same: keep one
             different.setdefault(preset.replace(name="", source=""), preset)

@@ -19,9 +19,11 @@ from onnxcam.graph.inputs import bind
 from onnxcam.graph.layers import feature_maps, find_layer, find_tensor
 from onnxcam.graph.model import Model, to_graph, to_model
 from onnxcam.graph.normal import Image, normalised, raised
+from onnxcam.graph.prepared import prepared
 from onnxcam.graph.quantised import show_floats
 from onnxcam.graph.read import MAX_BYTES, read_model
-from onnxcam.graph.score import Score, find_score
+from onnxcam.graph.refusal import no_classes
+from onnxcam.graph.score import Score, dims_of, find_score
 from onnxcam.graph.shapes import Probe
 
 
@@ -123,6 +125,7 @@ def load(
     graph = _graph(read)
     modernise(graph, notes)
     bind(graph, image, inputs or {}, notes, read)
+    stated = [(t.name, dims_of(t)) for t in graph.outputs]
     score = _rename(graph, find_score(graph, output))
     if score.stripped:
         notes.append(f"left out behind the score: {', '.join(score.stripped)}")
@@ -140,12 +143,9 @@ def load(
     wide = [n for n in shape[1:] if n != 1]
     rows = "N" if batch is None else batch
     if not shape or (len(shape) == 1 and shape[0] != rows) or len(wide) > 1:
-        shown = tuple("N" if n == "N" else n for n in shape)
-        raise ModelError(
-            f"the output {score.logit!r} has shape {shown}: no single axis of classes, so this is "
-            "no image classifier (a detector or segmenter?); name a score tensor with --output"
-        )
+        raise no_classes(score.logit, shape, info, stated, {n.op for n in graph.nodes})
     _bounded(graph, max(max_bytes, MAX_BYTES))
+    info = replace(info, prepared=prepared(graph, info.name, score.logit))
     maps, default = feature_maps(graph, info.name, info.size, score.logit)
     return Classifier(
         model=model,

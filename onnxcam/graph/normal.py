@@ -15,6 +15,7 @@ from onnxcam.graph.batch import by_axes, free_batch, unstride
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import Model, array_of, constant, to_graph, to_model
 from onnxcam.graph.paths import path_nodes
+from onnxcam.graph.prepared import Prepared
 from onnxcam.graph.shapes import Probe, Static, marked, static_shapes
 from onnxcam.graph.weights import constants_to_initializers
 
@@ -39,7 +40,7 @@ NOMINAL = 224
 class Image:
     """The image input: `name`, `layout` ("NCHW" or "NHWC"), `channels`, `size` (h, w), `dtype`.
 
-    `free` says that the model takes other sizes as well.
+    `free` says that the model takes other sizes as well, `prepared` what it does to pictures itself.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Image:
     size: tuple[int, int]
     dtype: np.dtype
     free: bool = False
+    prepared: Prepared = Prepared()
 
     def shape(self, batch: int = 1) -> tuple[int, ...]:
         """The shape of a batch of images."""
