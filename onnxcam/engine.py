@@ -48,8 +48,8 @@ class Engine:
         """Explains a batch: scores, chosen classes, and what each recipe gives, by output name.
 
         Images go through together where the budget allows, else in smaller batches; if one image
-        passes it alone, its units go through in blocks. Where the model insists on a batch, the last
-        image fills it up.
+        passes it alone, its units go through in blocks. Where the model insists on a batch, the
+        last image fills it up.
         """
         fixed = program.classifier.batch
         form = program.inline

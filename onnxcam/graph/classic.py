@@ -8,6 +8,7 @@ are linear algebra are rewritten here when a model is loaded; trees and the like
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,8 +16,8 @@ import onnx_graphsurgeon as gs
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.score import held
 
-T = gs.Tensor
-Rewrite = Callable[[Emitter, gs.Node], "Sequence[T] | None"]
+T: TypeAlias = gs.Tensor
+Rewrite: TypeAlias = "Callable[[Emitter, gs.Node], Sequence[T] | None]"
 ML = "ai.onnx.ml"
 
 

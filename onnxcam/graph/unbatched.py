@@ -9,6 +9,7 @@ batch is 1.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -96,7 +97,7 @@ def _unwrapped(e: Emitter, node: gs.Node) -> None:
     if node.op == "Unsqueeze":
         node.op, node.attrs, node.inputs = "Identity", {}, node.inputs[:1]
         return
-    target = np.array(held(node.inputs[1]), np.int64)
+    target = np.array(_known(node.inputs[1]), np.int64)
     target[0] = 0 if -1 in target[1:] else -1
     node.inputs[1] = constant(e.name("shape"), target)
 
@@ -114,14 +115,20 @@ def _behind_batch(axes: np.ndarray | list[int] | range) -> list[int]:
     return [int(a) + 1 if a >= 0 else int(a) for a in axes]
 
 
+def _known(t: gs.Tensor) -> np.ndarray:
+    """The array of an input that was seen to be constant."""
+    array = held(t)
+    assert array is not None
+    return array
+
+
 def _sliced(e: Emitter, node: gs.Node) -> None:
     if len(node.inputs) == 1:  # before opset 10
         axes = node.attrs.get("axes", range(len(node.attrs["starts"])))
         node.attrs["axes"] = _behind_batch(axes)
         return
-    starts = held(node.inputs[1])
-    given = held(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3].name else None
-    axes = range(np.size(starts)) if given is None else given
+    given = len(node.inputs) > 3 and node.inputs[3].name
+    axes = _known(node.inputs[3]) if given else range(_known(node.inputs[1]).size)
     moved = constant(e.name("axes"), np.array(_behind_batch(axes), np.int64))
     node.inputs = [*node.inputs[:3], moved, *node.inputs[4:]]
 
@@ -134,7 +141,7 @@ def _resized(e: Emitter, node: gs.Node) -> None:
         array = held(t) if t.name else None
         if array is None or not array.size:
             continue
-        parts = [[1], array]
+        parts: list[Any] = [[1], array]
         if place == 1 and len(node.inputs) > 2:  # the region: starts, then ends
             half = array.size // 2
             parts = [[0], array[:half], [1], array[half:]]
@@ -143,7 +150,7 @@ def _resized(e: Emitter, node: gs.Node) -> None:
 
 def _padded(e: Emitter, node: gs.Node) -> None:
     inner = len(node.inputs) > 1
-    pads = np.ravel(held(node.inputs[1]) if inner else node.attrs["pads"])
+    pads = np.ravel(_known(node.inputs[1]) if inner else node.attrs["pads"])
     half = pads.size // 2
     whole = np.concatenate([[0], pads[:half], [0], pads[half:]]).astype(np.int64)
     if inner:
