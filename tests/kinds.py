@@ -80,7 +80,7 @@ def scores_kept(proto: Any, feeds: dict[str, np.ndarray], output: str, **options
     assert image is not None
 
 
-def saliency_is_difference(proto: Any, x: np.ndarray, score: str, **options: Any) -> None:
+def saliency_is_difference(proto: Any, x: np.ndarray, output: str, **options: Any) -> None:
     """Asserts the largest gradient times input of one image against a central difference."""
     found = Explainer(proto, "input-x-gradient", provider="cpu", threads=1, **options)(x, 1)
     place = np.unravel_index(np.abs(found.raw).argmax(), found.raw.shape)
@@ -88,7 +88,7 @@ def saliency_is_difference(proto: Any, x: np.ndarray, score: str, **options: Any
     for step in (2e-3, -2e-3):
         moved = x.copy()
         moved[place] += step
-        ends.append(float(run(proto, {"x": moved}, [score])[0].reshape(len(x), -1)[0, 1]))
+        ends.append(float(run(proto, {"x": moved}, [output])[0].reshape(len(x), -1)[0, 1]))
     slope = (ends[0] - ends[1]) / 4e-3
     want = slope * float(x[place])
     assert abs(want - found.raw[place]) < 3e-2 * abs(want)

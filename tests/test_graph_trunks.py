@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kinds import WEIGHTS, X, body, exact_is_literal, explain, net, saliency_is_difference
 
 import models
-from kinds import X, WEIGHTS, body, exact_is_literal, explain, net, saliency_is_difference
 from models import weight
 from onnxcam import LayerError, ModelError, load, split
 
@@ -46,7 +46,8 @@ def test_ensembles(kind: str) -> None:
     for layer in (first, second):
         found = exact_is_literal(proto, layer=layer.tensor)
         assert any(f"'{layer.tensor}' is a map of one of 2 trunks" in n for n in found.notes)
-    saliency_is_difference(proto, X[:1].copy(), "y")
+    if kind != "probabilities":  # their slopes are too small for differences in float32
+        saliency_is_difference(proto, X[:1].copy(), "y")
     assert not any("trunk" in n for n in explain(proto, method="saliency").notes)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from kinds import body, exact_is_literal, explain, net, same
 from onnx import helper
 
-from kinds import body, exact_is_literal, explain, net, same
 from onnxcam import ModelError, load
 
 PLAIN = body("x", "z")

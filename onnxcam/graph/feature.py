@@ -53,6 +53,14 @@ MIXING = {  # operators that mix the channels of a map
     "FusedConv",
     "FusedMatMul",
     "DeformConv",
+    # Of ai.onnx.ml, where they could not be written in standard operators:
+    "LinearClassifier",
+    "LinearRegressor",
+    "SVMClassifier",
+    "SVMRegressor",
+    "TreeEnsemble",
+    "TreeEnsembleClassifier",
+    "TreeEnsembleRegressor",
 }
 VIEWS = {
     "Reshape",

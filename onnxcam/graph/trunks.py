@@ -47,11 +47,12 @@ def trunk_maps(path: Nodes, image: str, find: Find) -> tuple[list[FeatureMap], F
     place = f"{merging.name!r} ({merging.op})" if merging.name else merging.op
     names = [m.tensor for _, m in lasts]
     for _, last in lasts:
+        why = last.reason.replace("every path to the score", "every path through that trunk")
         rest = " or ".join(f"--layer {n}" for n in names if n != last.tensor)
         found[last.tensor] = replace(
             last,
             reason=f"the last map of one of {len(trunks)} trunks that meet at {place}; "
-            f"the other{'s' if len(trunks) > 2 else ''}: {rest}; {last.reason}",
+            f"the other{'s' if len(trunks) > 2 else ''}: {rest}; {why}",
             note=f"{last.tensor!r} is a map of one of {len(trunks)} trunks that meet at {place}: "
             f"it tells about that part only ({rest} shows another); methods on pixels, "
             "such as occlusion or saliency, see all",
