@@ -14,9 +14,9 @@ import numpy as np
 from onnxcam import labels, runtime
 from onnxcam.batches import as_probabilities, check_finite, fitting, notes_on, size_of, views
 from onnxcam.comparison import Comparison
-from onnxcam.engine import Engine, Progress, full_batches
+from onnxcam.engine import Engine, Progress, full_batches, part_done
 from onnxcam.errors import OptionError, PresetError
-from onnxcam.explainer import Program, Recipe, compile_program, recipe
+from onnxcam.explainer import Program, Recipe, availability, compile_program, recipe
 from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
 from onnxcam.explanation import Explanation, PictureExplanation
 from onnxcam.feeding import fed, given_preset
@@ -233,8 +233,7 @@ class Explainer:
         )
         values, negated = explained.target_score, explained.negated
         notes = notes_on(what, values, negated, kinds["gap"], kinds["map"], classes == 1)
-        own = (what.layer.note,) if what.layer is not None and what.layer.note else ()
-        return replace(explained, notes=(*self._fed, *program.notes, *own, *notes))
+        return replace(explained, notes=(*self._fed, *program.notes, *notes))
 
     def _averaged(
         self,
@@ -247,7 +246,7 @@ class Explainer:
         whole: list[Explanation] = []
         every = list(views(batch, self.classifier.image.layout))
         for number, (view, mirrored) in enumerate(every):
-            onward = progress and partial(_onward, progress, number, len(every))
+            onward = progress and partial(part_done, progress, number, len(every))
             if whole:
                 wanted = coded(whole[0].target, whole[0].negated, self.classifier.classes)
             found = self._once(view, wanted, onward, asked)
@@ -402,6 +401,14 @@ class Explainer:
         out = np.concatenate(rows).reshape(len(filled), -1)[: len(images)].astype(np.float64)
         return as_probabilities(out, classifier.score, classifier.classes)
 
+    def methods(self, layer: str | int | None = None) -> dict[str, str | None]:
+        """Why each method cannot explain the model at `layer`, or None where it can.
+
+        Without `layer` at the explainer's own feature map, else at the default one.
+        """
+        asked = self.recipe.layer if layer is None else self.classifier.layer(layer)
+        return availability(self.classifier, asked, self.recipe.score)
+
     def program(self, targets: int = 1) -> Program:
         """The compiled explainer for `targets` classes an image."""
         return self._program(targets, self.classifier.image.size, [self._asked])
@@ -423,23 +430,17 @@ class Explainer:
 
     def _stated_preset(self, preset: Any) -> tuple[Preset | None, str]:
         found = given_preset(preset, self.path)
-        reason = ""
         if found is not None:
-            source, name = found.source, found.name
-            reason = f"preset from {source}" if preset is None else f"preset {name!r}, as asked for"
-        if found is None:
+            where = f"from {found.source}" if preset is None else f"{found.name!r}, as asked for"
+            reason = f"preset {where}"
+        else:
             found = from_metadata(self.classifier.source.metadata)
-            reason = "preset from the model's metadata" if found is not None else ""
+            reason = "preset from the model's metadata"
         if found is None:
             return None, ""
         if self._preset_fields:
             reason += f", with {', '.join(self._preset_fields)} as given"
         return self._fitted(found), reason
-
-
-def _onward(progress: Progress, number: int, of: int, done: int, every: int) -> None:
-    """Reports the progress of one of several runs as that of all of them."""
-    progress(number * every + done, of * every)
 
 
 def explain(

@@ -25,6 +25,11 @@ Results = dict[str, np.ndarray]
 """Arrays by the names of `Form.outputs`."""
 
 
+def part_done(progress: Progress, number: int, of: int, done: int, every: int) -> None:
+    """Reports the progress of one of several runs as that of all of them."""
+    progress(number * every + done, of * every)
+
+
 class Engine:
     """Sessions for the programs of one explainer. Safe to call from several threads."""
 

@@ -71,6 +71,34 @@ def tiny(classes: int = 4, size: int | str = 8, batch: int | str = "N", **option
     )
 
 
+ONE_UNIT = {
+    "sigmoid (N, 1)": ("y = Sigmoid(z)", "N,1", True),
+    "sigmoid, squeezed": ("s = Sigmoid(z) y = Squeeze(s, last)", "N", True),
+    "squeezed, sigmoid": ("s = Squeeze(z, last) y = Sigmoid(s)", "N", True),
+    "reshaped, sigmoid": ("s = Reshape(z, last) y = Sigmoid(s)", "N", True),
+    "logit (N, 1)": ("y = Identity(z)", "N,1", False),
+    "logit (N,)": ("y = Squeeze(z, last)", "N", False),
+}
+"""Tails of heads of one unit, what they give, and whether it is a probability."""
+
+
+def one_unit(tail: str, shape: str, batch: str = "N", bias: float = 0.0) -> ModelProto:
+    """A head of one unit: conv, ReLU (tensor `a`, 6 units), mean, dense `z`, and a tail."""
+    body = (
+        "p = Conv <pads = [1, 1, 1, 1]> (x, w, b) a = Relu(p) g = GlobalAveragePool(a)"
+        " f = Flatten(g) z = Gemm(f, v, c) "
+    )
+    weights = {"w": weight(6, 3, 3, 3, seed=2), "b": weight(6, seed=3), "v": weight(6, 1, seed=4)}
+    weights |= {"c": np.array([bias], np.float32)}
+    weights |= {"last": np.array([-1])} if "last" in tail else {}
+    return model(
+        body + tail,
+        weights,
+        inputs=f"float[{batch},3,8,8] x",
+        outputs=f"float[{shape.replace('N', batch)}] y",
+    )
+
+
 def session(proto: ModelProto | Path | str) -> ort.InferenceSession:
     """A session that runs the graph as it is written."""
     options = ort.SessionOptions()

@@ -57,6 +57,8 @@ def test_commands_run(command: str, files: Path) -> None:
     words = shlex.split(command)
     if "--to" in words:
         assert words[words.index("--to") + 1].rstrip("/") in made
+    elif "--graph" in words:
+        assert made == {words[words.index("--graph") + 1]}
     elif words[1] == "split":
         assert made == {"features.onnx", "head.onnx"}
     elif words[1] == "gradient":

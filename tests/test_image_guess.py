@@ -201,3 +201,33 @@ def test_real_models(name: str, shared_data: Path) -> None:
 
 def numbers(preset: Preset) -> list[float]:
     return [(x * preset.scale - preset.mean[0]) / preset.std[0] for x in (0, 128, 255)]
+
+
+def test_yes_and_no_of_a_single_unit_count_alike() -> None:
+    """A unit that is sure of yes is no surer than one that is sure of no."""
+
+    def says(batch: np.ndarray) -> np.ndarray:
+        return np.array([[0.97 + 0.02 * np.tanh(x.mean())] for x in batch])
+
+    tried = [PRESETS["raw-1"], PRESETS["imagenet"], PRESETS["raw-255"]]
+    tried = [preset.replace(size=(32, 32)) for preset in tried]
+    yes = choose(tried, [smooth(1)], says)
+    no = choose(tried, [smooth(1)], lambda batch: 1 - says(batch))
+    assert [row.name for row in yes.rows] == [row.name for row in no.rows]
+    assert [row.share for row in yes.rows] == pytest.approx([row.share for row in no.rows])
+
+
+def test_answers_are_exclusive_for_all_candidates_or_for_none() -> None:
+    """One candidate whose independent answers happen to add up to 1 is not measured otherwise."""
+
+    def says(batch: np.ndarray) -> np.ndarray:
+        return np.array([[0.9, 0.1] if x.max() <= 1.01 else [0.9, 0.1001] for x in batch])
+
+    def apart(batch: np.ndarray) -> np.ndarray:
+        return np.array([[0.9, 0.1] if x.max() <= 1.01 else [0.9, 0.9] for x in batch])
+
+    tried = [PRESETS[n].replace(size=(32, 32)) for n in ("raw-1", "raw-255")]
+    alike, other = choose(tried, [smooth(1)], says), choose(tried, [smooth(1)], apart)
+    usual = [row.share for row in alike.rows]
+    assert [row.name for row in other.rows] == [row.name for row in alike.rows]
+    assert [row.share for row in other.rows] == pytest.approx(usual, abs=1e-3)

@@ -32,6 +32,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "perturb": ({"errors", "graph"}, GRAPHS),
     "methods": ({"errors", "graph", "diff", "ablate", "perturb"}, GRAPHS),
 }
+LAYERS["diagram"] = ({"errors", "graph"}, set())
 LAYERS["explainer"] = ({*LAYERS["methods"][0], "methods"}, GRAPHS)
 LAYERS["loading"] = ({"errors", "graph", "diff", "runtime"}, {"numpy", "onnx"})
 LAYERS["feeding"] = ({"errors", "graph", "image", "loading"}, {"numpy"})

@@ -9,7 +9,18 @@ import pytest
 from explained import DENSE, OUT, PICTURES, bending, equal, explain, few, small
 
 import models
-from models import close, drops, each_golden, golden_arrays, golden_classifier, images, run, weight
+from models import (
+    ONE_UNIT,
+    close,
+    drops,
+    each_golden,
+    golden_arrays,
+    golden_classifier,
+    images,
+    one_unit,
+    run,
+    weight,
+)
 from onnxcam import Explainer, OptionError, TargetError
 from onnxcam.explainer import TARGET
 from onnxcam.labels import from_metadata
@@ -244,42 +255,18 @@ def test_one_unit_has_one_class() -> None:
     assert for_each(["cat", "dog"], ["dog"], 1, 2, "cat").tolist() == [1, 0]
 
 
-BODY = (
-    "p = Conv <pads = [1, 1, 1, 1]> (x, w, b) a = Relu(p) g = GlobalAveragePool(a)"
-    " f = Flatten(g) z = Gemm(f, v, c) "
-)
-TAILS = {  # what comes out: its tail, its shape, whether there is a probability
-    "sigmoid (N, 1)": ("y = Sigmoid(z)", "N,1", True),
-    "sigmoid, squeezed": ("s = Sigmoid(z) y = Squeeze(s, last)", "N", True),
-    "squeezed, sigmoid": ("s = Squeeze(z, last) y = Sigmoid(s)", "N", True),
-    "reshaped, sigmoid": ("s = Reshape(z, last) y = Sigmoid(s)", "N", True),
-    "logit (N, 1)": ("y = Identity(z)", "N,1", False),
-    "logit (N,)": ("y = Squeeze(z, last)", "N", False),
-}
 X = images(2, 3, 8, 8)
 
 
-def binary(tail: str, shape: str, batch: str = "N", bias: float = 0.0) -> Any:
-    weights = {"w": weight(6, 3, 3, 3, seed=2), "b": weight(6, seed=3), "v": weight(6, 1, seed=4)}
-    weights |= {"c": np.array([bias], np.float32)}
-    weights |= {"last": np.array([-1])} if "last" in tail else {}
-    return models.model(
-        BODY + tail,
-        weights,
-        inputs=f"float[{batch},3,8,8] x",
-        outputs=f"float[{shape.replace('N', batch)}] y",
-    )
-
-
 @pytest.mark.parametrize("batch", ["N", "1"])
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("tail", ONE_UNIT)
 def test_heads_of_one_unit(tail: str, batch: str) -> None:
-    text, shape, ends = TAILS[tail]
-    model = binary(text, shape, batch)
+    text, shape, ends = ONE_UNIT[tail]
+    model = one_unit(text, shape, batch)
     explainer = Explainer(model, provider="cpu")
     assert explainer.classifier.classes == 1
     assert explainer.classifier.kind == "one unit (binary)"
-    value, z, d = drops(binary("y = Identity(z)", "N,1"), "a", "z", {"x": X})
+    value, z, d = drops(one_unit("y = Identity(z)", "N,1"), "a", "z", {"x": X})
     p = 1 / (1 + np.exp(-z))
     close(explainer.probabilities(X), p.astype(np.float64))
     for target, sign in [(None, 1), (0, 1), ("not:0", -1)]:
@@ -311,7 +298,7 @@ def test_a_vector_without_batch_is_no_head_of_one_unit() -> None:
 
 
 def test_a_head_of_one_unit_says_no() -> None:
-    low, high = (binary("y = Sigmoid(z)", "N,1", bias=b) for b in (-9, 9))
+    low, high = (one_unit("y = Sigmoid(z)", "N,1", bias=b) for b in (-9, 9))
     says = "below 0: the model says no; target not:0 explains that decision"
     assert sum(says in n for n in Explainer(low, "grad-cam")(X[:1]).notes) == 1
     assert not any("says no" in n for n in Explainer(low, "grad-cam")(X[:1], "not:0").notes)
@@ -323,7 +310,7 @@ def test_a_head_of_one_unit_says_no() -> None:
 
 
 def test_the_note_on_negative_scores_is_about_the_score_explained() -> None:
-    low, high = (Explainer(binary("y = Sigmoid(z)", "N,1", bias=b)) for b in (-9, 9))
+    low, high = (Explainer(one_unit("y = Sigmoid(z)", "N,1", bias=b)) for b in (-9, 9))
     z = low(X[:1]).scores[0, 0]
     turned = "is negative: dividing by it turns the signs"
     assert any(f"the score {z:.4g} {turned}" in n for n in low(X[:1]).notes)
@@ -334,7 +321,7 @@ def test_the_note_on_negative_scores_is_about_the_score_explained() -> None:
 
 
 def test_names_of_a_head_of_one_unit() -> None:
-    model = binary("y = Sigmoid(z)", "N,1")
+    model = one_unit("y = Sigmoid(z)", "N,1")
     one = Explainer(model, class_names=["dog"])
     assert one(X, ["dog", "not:dog"]).decisions == ["dog", "not dog"]
     two = Explainer(model, class_names=["cat", "dog"])

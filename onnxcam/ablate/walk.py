@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from onnxcam.ablate.outer import OUTER_RULES, written_out
 from onnxcam.ablate.rules import RULES, on_stack
 from onnxcam.ablate.state import Delta, Lane, Outer, State, Stuck, Walk
+from onnxcam.graph.axes import counts_batch
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.paths import path_nodes
@@ -49,6 +50,8 @@ def exact(
     for node in path:
         if any(isinstance(a, gs.Graph) for a in node.attrs.values()):
             raise Stuck(f"node {node.name!r} holds a subgraph")
+        if counts_batch(node):
+            raise Stuck(f"node {node.name!r} ({node.op}) numbers the images of the batch")
         given = [states.get(t.name) for t in node.inputs]
         after = _after(w, node, given)
         states.update({t.name: s for t, s in zip(node.outputs, after, strict=False)})

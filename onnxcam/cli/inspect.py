@@ -3,50 +3,93 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from onnxcam.cli import options, show
+from onnxcam.cli import names, options, show, split
 from onnxcam.cli.options import option
 
 if TYPE_CHECKING:
     from onnxcam.api import Explainer
     from onnxcam.graph import FeatureMap
+    from onnxcam.graph.exporter import Origin
     from onnxcam.image import Choice
 
 ROWS = 12
 """Feature maps that are listed without --all."""
 
 
+class Found(NamedTuple):
+    """What was found out, besides what the explainer holds.
+
+    Attributes:
+        explainer: of a method on pixels.
+        layer: the feature map taken, if there is one.
+        origin: framework and exporter.
+        methods: by method: why it cannot explain the model, or None.
+    """
+
+    explainer: Explainer
+    layer: FeatureMap | None
+    origin: Origin
+    methods: dict[str, str | None]
+
+
 @click.command(cls=options.Command)
 @click.argument("model", type=click.Path())
 @option("--image", metavar="PICTURE", help="Also show what each preset would predict on it.")
 @option("--all", "everything", is_flag=True, help="List all feature maps, not the last ones only.")
+@option(
+    "--graph",
+    metavar="FILE.svg",
+    help="Draw the path from image to score, the split marked; opens in a browser.",
+)
+@options.force_option
 @options.layer_option
 @options.labels_option
 @options.json_option
 @options.model_options
 @options.preset_options
-def inspect(model: str, image: str | None, everything: bool, as_json: bool, **given: Any) -> None:
+def inspect(
+    model: str,
+    image: str | None,
+    everything: bool,
+    graph: str | None,
+    force: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Show what was found in a model, and why.
 
-    The image input, the class score, the feature maps to choose from, and the preset.
+    Where it comes from, the image input, the class score, the feature maps to choose from, the
+    methods that can explain it, and the preset.
 
     \b
     Examples:
       onnxcam inspect model.onnx
       onnxcam inspect model.onnx --all
       onnxcam inspect model.onnx --image dog.jpg
+      onnxcam inspect model.onnx --graph model.svg
       onnxcam inspect model.onnx --json
-    """
+    """  # fmt: skip
     from onnxcam.api import Explainer
+    from onnxcam.graph.exporter import origin_of
     from onnxcam.image import read_picture
 
-    explainer = Explainer(
-        model, layer=given["layer"], provider="cpu", class_names=options.class_names(given),
+    if graph is not None:
+        if Path(graph).suffix.lower() != ".svg":
+            raise click.UsageError(
+                f"--graph writes SVG: name a file that ends in .svg, not {graph}"
+            )
+        names.check([Path(graph)], [Path(model), *([Path(image)] if image else [])], force)
+    explainer = Explainer(  # by a method that needs no feature map: the model may have none
+        model, "occlusion", provider="cpu", class_names=options.class_names(given),
         **options.loading(given), **options.picturing(given),
     )  # fmt: skip
+    classifier, asked = explainer.classifier, given["layer"]
+    layer = classifier.default if asked is None else classifier.layer(asked)
+    found = Found(explainer, layer, origin_of(classifier.source.proto), explainer.methods(asked))
     choice = stated = None
     if image is not None:
         picture = read_picture(image, max_pixels=explainer.max_pixels)
@@ -57,23 +100,30 @@ def inspect(model: str, image: str | None, everything: bool, as_json: bool, **gi
             stated = (preset.name, int(row.argmax()), float(row.max()))
         else:
             explainer.preset_for([picture])
+    if graph is not None:
+        split.write({Path(graph): _drawn(found).encode("utf-8", "replace")}, force)
     if as_json:
-        show.document(_document(model, explainer, choice, stated))
+        document = _document(model, found, choice, stated)
+        show.document(document | ({"graph": graph} if graph is not None else {}))
         return
-    _print_facts(explainer)
-    _print_maps(explainer, everything)
+    _print_facts(found)
+    _print_maps(found, everything)
+    _print_methods(found)
     if image is not None and choice is not None:
         _print_choice(explainer, image, choice, stated)
-    for note in explainer.classifier.notes:
+    for note in classifier.notes:
         show.line(f"note: {note}")
+    if graph is not None:
+        show.line(f"drawn: {graph}")
 
 
-def _print_facts(explainer: Explainer) -> None:
+def _print_facts(found: Found) -> None:
     from onnxcam.loading import inputs_of
 
+    explainer, layer = found.explainer, found.layer
     classifier = explainer.classifier
     proto, image, score = classifier.source.proto, classifier.image, classifier.score
-    names, layer = explainer.labels, explainer.recipe.feature_map
+    labels = explainer.labels
     producer = f"{proto.producer_name} {proto.producer_version}".strip() or "unknown producer"
     batch = "free" if classifier.batch is None else f"fixed to {classifier.batch}"
     ends = "the model ends in it"
@@ -82,41 +132,105 @@ def _print_facts(explainer: Explainer) -> None:
     if score.stripped:
         ends += f"; behind it, left out: {', '.join(score.stripped)}"
     known = "names not known (--labels gives them)"
-    if names is not None:
-        known = "; ".join(show.label(name, i) for i, name in enumerate(names[:3]))
-        known += "; …" if len(names) > 3 else ""
+    if labels is not None:
+        known = "; ".join(show.label(name, i) for i, name in enumerate(labels[:3]))
+        known += "; …" if len(labels) > 3 else ""
     unstated = (
         "none is stated: it is guessed from the pictures; "
         "--image PICTURE shows what each would predict"
     )
     rows = [
         ("model", f"{classifier.name}: {producer}, opset {classifier.source.opset}"),
+        *_origin_rows(found.origin),
         *(("input", _tensor(value)) for value in inputs_of(classifier)),
         ("image", f"{image.name}, {image.layout}, {_side(image)}, {image.dtype}, batch {batch}"),
         ("score", f"{score.logit}, {ends}"),
         ("classes", f"{classifier.classes}: {known}"),
-        ("layer", f"{layer.tensor}, {layer.units} units on {layer.grid[0]}×{layer.grid[1]}"),
-        ("", f"made by {layer.node}"),
-        ("", f"why: {layer.reason}"),
+        *_layer_rows(layer),
         ("preset", explainer.preset_reason.removeprefix("preset ") or unstated),
     ]  # fmt: skip
     show.facts(rows)
 
 
-def _print_maps(explainer: Explainer, everything: bool) -> None:
-    maps, chosen = explainer.classifier.maps, explainer.recipe.feature_map.tensor
+def _origin_rows(origin: Origin) -> list[tuple[str, str]]:
+    told = "unknown: neither the producer nor names in the file tell"
+    if origin.exporter is not None:
+        told = f"{_made_by(origin)} ({'; '.join(origin.evidence)})"
+    later = [f"rewritten by {one.tool} ({'; '.join(one.evidence)})" for one in origin.rewriters]
+    return [("origin", told), *(("", line) for line in later)]
+
+
+def _made_by(origin: Origin) -> str:
+    if origin.exporter is None:
+        return "unknown exporter"
+    return ", ".join(filter(None, [origin.framework, origin.exporter]))
+
+
+def _layer_rows(layer: FeatureMap | None) -> list[tuple[str, str]]:
+    if layer is None:
+        return [
+            ("layer", "none: no tensor with a grid larger than 1×1 lies on every path from image "
+             "to score"),
+            ("", "methods on pixels need none; --layer takes a tensor by name"),
+        ]  # fmt: skip
+    return [
+        ("layer", f"{layer.tensor}, {layer.units} units on {layer.grid[0]}×{layer.grid[1]}"),
+        ("", f"made by {layer.node}"),
+        ("", f"why: {layer.reason}"),
+    ]
+
+
+def _print_methods(found: Found) -> None:
+    able = [name for name, why in found.methods.items() if why is None]
+    click.echo(f"methods that can explain it ({len(able)} of {len(found.methods)})")
+    show.paragraph(", ".join(able) or "none")
+    if "guided-backprop" in able and found.layer is not None:
+        show.paragraph("and guided-NAME for each of them on a feature map")
+    by_reason: dict[str, list[str]] = {}
+    for name, why in found.methods.items():
+        if why is not None:
+            by_reason.setdefault(why, []).append(name)
+    if by_reason:
+        click.echo("\nmethods that cannot, and why")
+    for why, those in by_reason.items():
+        show.paragraph(f"{', '.join(those)}: {why}")
+    click.echo()
+
+
+def _drawn(found: Found) -> str:
+    from onnxcam.diagram import svg
+    from onnxcam.graph.chain import chain_of
+
+    classifier = found.explainer.classifier
+    stripped, origin = classifier.score.stripped, found.origin
+    made = [_made_by(origin), *(f"rewritten by {one.tool}" for one in origin.rewriters)]
+    below = [f"left out behind the score: {', '.join(stripped)}"] if stripped else []
+    facts = [
+        f"{', '.join(made)}; opset {classifier.source.opset}; {classifier.classes} classes",
+        "feature map: none, so there is no split" if found.layer is None
+        else f"feature map: {found.layer.tensor}",
+    ]  # fmt: skip
+    return svg(chain_of(classifier, found.layer), classifier.name, facts, below)
+
+
+def _print_maps(found: Found, everything: bool) -> None:
+    maps = found.explainer.classifier.maps
+    chosen = None if found.layer is None else found.layer.tensor
+    if not maps:
+        click.echo()
+        return
     first = 0 if everything else max(0, len(maps) - ROWS)
     click.echo(f"\nfeature maps, the last one first; * marks the one taken ({len(maps)} in all)")
     rows = [
         (
-            "*" if found.tensor == chosen else "",
+            "*" if one.tensor == chosen else "",
             str(number - len(maps)),
-            str(found.units),
-            f"{found.grid[0]}×{found.grid[1]}",
-            _shape(found),
-            found.tensor,
+            str(one.units),
+            f"{one.grid[0]}×{one.grid[1]}",
+            _shape(one),
+            one.tensor,
         )
-        for number, found in reversed(list(enumerate(maps))[first:])
+        for number, one in reversed(list(enumerate(maps))[first:])
     ]
     show.table(("", "#", "units", "grid", "shape", "tensor"), rows, right="# units grid")
     if first:
@@ -127,26 +241,27 @@ def _print_maps(explainer: Explainer, everything: bool) -> None:
 def _print_choice(
     explainer: Explainer, image: str, choice: Choice, stated: tuple[str, int, float] | None
 ) -> None:
-    names = explainer.labels
+    labels = explainer.labels
     show.line(f"what the presets would predict on {Path(image).name}; * marks the one taken")
     rows = []
     if stated is not None:
         name, top, probability = stated
-        rows.append(("*", name, f"{probability:.1%}", "stated", _label(names, top)))
+        rows.append(("*", name, f"{probability:.1%}", "stated", _label(labels, top)))
     for number, row in enumerate(choice.rows):
         mark = "*" if number == 0 and stated is None else ""
         rows.append((mark, row.name, f"{row.probability:.1%}", f"{row.share:.1%}",
-                     _label(names, row.top)))  # fmt: skip
+                     _label(labels, row.top)))  # fmt: skip
     header = ("", "preset", "probability", "belief", "top class")
     show.table(header, rows, right="probability belief")
     click.echo()
 
 
 def _document(
-    model: str, explainer: Explainer, choice: Choice | None, stated: tuple[str, int, float] | None
+    model: str, known: Found, choice: Choice | None, stated: tuple[str, int, float] | None
 ) -> dict[str, Any]:
     from onnxcam.loading import inputs_of
 
+    explainer, origin = known.explainer, known.origin
     classifier = explainer.classifier
     proto, image, score = classifier.source.proto, classifier.image, classifier.score
     preset, reason = explainer.preset, explainer.preset_reason
@@ -154,6 +269,12 @@ def _document(
         "file": model,
         "model": classifier.name,
         "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+        "framework": origin.framework,
+        "exporter": origin.exporter,
+        "evidence": list(origin.evidence),
+        "rewritten_by": [
+            {"tool": one.tool, "evidence": list(one.evidence)} for one in origin.rewriters
+        ],
         "opset": classifier.source.opset,
         "inputs": [
             {"name": name, "dtype": dtype, "shape": shape}
@@ -176,7 +297,7 @@ def _document(
         },
         "classes": classifier.classes,
         "labels": explainer.labels,
-        "layer": explainer.recipe.feature_map.tensor,
+        "layer": None if known.layer is None else known.layer.tensor,
         "layers": [
             {
                 "position": number - len(classifier.maps),
@@ -191,6 +312,7 @@ def _document(
             }
             for number, one in enumerate(classifier.maps)
         ],
+        "methods": known.methods,
         "preset": preset.to_json() if preset is not None else None,
         "preset_reason": reason,
         "notes": classifier.notes,
@@ -230,5 +352,5 @@ def _shape(found: FeatureMap) -> str:
     return shapes[found.layout]
 
 
-def _label(names: list[str] | None, index: int) -> str:
-    return show.label(names[index] if names and index < len(names) else "", index)
+def _label(labels: list[str] | None, index: int) -> str:
+    return show.label(labels[index] if labels and index < len(labels) else "", index)

@@ -31,6 +31,16 @@ def line(text: str) -> None:
     click.echo(clean(text))
 
 
+def paragraph(text: str, indent: int = 2) -> None:
+    """Prints text, indented; wrapped on a terminal, names left whole."""
+    columns, lines = width(), [clean(text)]
+    if columns is not None:
+        room = max(columns - indent, 30)
+        lines = textwrap.wrap(lines[0], room, break_long_words=False, break_on_hyphens=False)
+    for one in lines:
+        click.echo(f"{'':<{indent}}{one}")
+
+
 def facts(rows: Iterable[tuple[str, str]]) -> None:
     """Prints names and values in two columns; long values are wrapped on a terminal."""
     rows = [(name, clean(value)) for name, value in rows]

@@ -5,5 +5,15 @@ from __future__ import annotations
 from onnxcam.explainer.bench import TARGET
 from onnxcam.explainer.program import Form, Program, Stage, compile_program
 from onnxcam.explainer.recipe import Recipe, recipe
+from onnxcam.explainer.ways import availability
 
-__all__ = ["TARGET", "Form", "Program", "Recipe", "Stage", "compile_program", "recipe"]
+__all__ = [
+    "TARGET",
+    "Form",
+    "Program",
+    "Recipe",
+    "Stage",
+    "availability",
+    "compile_program",
+    "recipe",
+]

@@ -171,20 +171,30 @@ class Bench:
         return result
 
 
+def score_name(classifier: Classifier, kind: str) -> str:
+    """The tensor that holds scores of a kind; logits where the model has no probabilities."""
+    held = classifier.score
+    return held.probability if kind == "probability" and held.probability else held.logit
+
+
 def bench(
     classifier: Classifier,
     e: Emitter,
-    score: T,
     kind: str,
     targets: int,
     stop: Collection[str],
     blocks: bool,
 ) -> Bench:
-    """The bench for `targets` classes of a score, a "logit" or a "probability".
+    """The bench for `targets` classes of a score of a kind: "logit" or "probability".
 
     `stop` names tensors before which scores of other classes must stay: those worked on. With
     `blocks` units are switched off in blocks.
     """
+    name = score_name(classifier, kind)
+    score = e.graph.tensors()[name]
+    if name == classifier.score.probability and classifier.score.activation == "log-softmax":
+        shape, score = score.shape, e.Exp(score)
+        score.shape = list(shape)
     rows = "N" if classifier.batch is None else classifier.batch
     target = gs.Variable(TARGET, np.dtype(np.int64), [rows, targets])
     e.graph.inputs.append(target)

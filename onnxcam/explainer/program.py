@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcam.ablate.state import Stuck
 from onnxcam.errors import OpError
-from onnxcam.explainer.bench import TARGET, Bench, Stack, bench
+from onnxcam.explainer.bench import TARGET, Bench, Stack, bench, score_name
 from onnxcam.explainer.needs import provide
 from onnxcam.explainer.recipe import Recipe
 from onnxcam.explainer.ways import other_methods
@@ -217,18 +217,14 @@ def _compose(
     graph = classifier.graph()
     graph.outputs = []
     e, first = Emitter(graph), recipes[0]
-    logit, probability = classifier.score.logit, classifier.score.probability
-    name = probability if first.score == "probability" and probability else logit
+    name = score_name(classifier, first.score)
     layers = {r.layer.tensor for r in recipes if r.layer is not None}
     exact = any("drop" in r.needed and r.ablation == "exact" for r in recipes)
     if exact and len(layers) == 1:
         pick_early(e, next(iter(layers)), name)
     # The biases of a last convolution that gives the classes are terms of the full gradient.
     stop = {*layers, *([name] if any("terms" in r.needed for r in recipes) else [])}
-    score = graph.tensors()[name]
-    if name == probability and classifier.score.activation == "log-softmax":
-        score = _like(e.Exp(score), score)
-    b = bench(classifier, e, score, first.score, first.targets, stop, blocks)
+    b = bench(classifier, e, first.score, first.targets, stop, blocks)
     results = {SCORES: e.cast(b.flat, np.float32), CHOSEN: b.chosen}
     for number, what in enumerate(recipes):
         for kind, t in _emitted(b, what).items():
@@ -242,17 +238,12 @@ def _emitted(b: Bench, what: Recipe) -> dict[str, gs.Tensor]:
     try:
         made = what.method.emit(b.e, provide(b, what), **dict(what.settings))
     except OpError as error:
-        others = ", ".join(other_methods(b, what, str(error))) or "none"
+        others = ", ".join(other_methods(what, b.classifier)) or "none"
         name = what.method.name
         raise OpError(f"{error}, and {name} needs it; methods that do not: {others}") from error
     shown = b.e.Relu(made.raw) if made.map is None else made.map
     found = {"raw": made.raw, "map": shown, "weights": made.weights, "gap": made.gap}
     return {kind: t for kind, t in found.items() if t is not None}
-
-
-def _like(t: gs.Tensor, other: gs.Tensor) -> gs.Tensor:
-    t.shape = list(other.shape)
-    return t
 
 
 def _made(model: Model) -> set[str]:

@@ -63,6 +63,27 @@ def unstride(graph: gs.Graph, one: Static, two: Static) -> None:
         node.inputs = [source.inputs[0], constant(e.name("shape"), np.array(target, np.int64))]
 
 
+def unscatter(graph: gs.Graph, one: Static, two: Static) -> None:
+    """Replaces a ScatterND that overwrites all of its data, in order, by what it writes, in place.
+
+    Exporters write `x[:, :, 0:, 0:] += y` so, with positions counted over the whole batch.
+    """
+    for node in [n for n in graph.nodes if n.op == "ScatterND" and not n.attrs.get("reduction")]:
+        data, positions, updates = node.inputs
+        if data.shape is not None and data.shape == updates.shape:
+            known = [s.values.get(positions.name) for s in (one, two)]
+            if all(v is not None and _in_order(v) for v in known):
+                node.op, node.attrs, node.inputs = "Identity", {}, [updates]
+
+
+def _in_order(positions: np.ndarray) -> bool:
+    """Whether positions (…, r) over a tensor are each element's own."""
+    grid = positions.shape[:-1]
+    if len(grid) != positions.shape[-1]:
+        return False
+    return np.array_equal(positions, np.moveaxis(np.indices(grid), 0, -1))
+
+
 Fix = Callable[[Emitter, gs.Node, gs.Variable, dict[str, Shape], dict[str, int]], None]
 
 

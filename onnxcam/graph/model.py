@@ -8,6 +8,7 @@ the arrays, shared by all models made from one file, and ONNX Runtime takes them
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,8 +123,10 @@ def array_of(tensor: gs.Tensor) -> np.ndarray | None:
 def to_graph(model: Model) -> gs.Graph:
     """The editable graph of `model`."""
     graph = gs.import_onnx(model.proto)
-    for name, tensor in graph.tensors().items():
-        if isinstance(tensor, gs.Constant):
+    for part in (graph, *graph.subgraphs(recursive=True)):
+        for name, tensor in part.tensors().items():
+            if not isinstance(tensor, gs.Constant):
+                continue
             if name in model.weights:
                 tensor._values = Weight(model.weights[name])
             elif not isinstance(tensor._values, gs.ir.tensor.SparseValues):
@@ -140,7 +143,8 @@ def to_model(graph: gs.Graph, like: Model) -> Model:
     """
     weights = {
         name: tensor._values.array
-        for name, tensor in graph.tensors().items()
+        for part in (graph, *graph.subgraphs(recursive=True))
+        for name, tensor in part.tensors().items()
         if isinstance(tensor, gs.Constant) and isinstance(tensor._values, Weight)
     }
     for tensor in graph.tensors().values():
@@ -152,9 +156,7 @@ def to_model(graph: gs.Graph, like: Model) -> Model:
     ]
     graph.name = graph.name or "model"
     proto = gs.export_onnx(graph, do_type_check=False)
-    for tensor in proto.graph.initializer:
-        if tensor.name in weights:
-            tensor.CopyFrom(external(tensor.name, weights[tensor.name]))
+    _outside(proto.graph, weights)
     # Initializers are no graph inputs from IR 4 on; opset 18 wants IR 8.
     proto.ir_version = max(
         like.proto.ir_version,
@@ -166,6 +168,22 @@ def to_model(graph: gs.Graph, like: Model) -> Model:
     model = Model(proto, weights)
     check(model)
     return model
+
+
+def _outside(graph: onnx.GraphProto, weights: dict[str, np.ndarray]) -> None:
+    """Makes external tensors of `weights`, all in the outermost graph: subgraphs see them there."""
+    _without(graph, weights)
+    graph.initializer.extend(external(name, array) for name, array in weights.items())
+
+
+def _without(graph: onnx.GraphProto, names: Container[str]) -> None:
+    kept = [t for t in graph.initializer if t.name not in names]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for attribute in (a for node in graph.node for a in node.attribute):
+        for inner in (attribute.g, *attribute.graphs):
+            if inner.node or inner.initializer:
+                _without(inner, names)
 
 
 def check(model: Model) -> None:

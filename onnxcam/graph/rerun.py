@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxcam.errors import OpError
+from onnxcam.graph.axes import counts_batch
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.paths import every_input, path_nodes
 
@@ -61,6 +62,11 @@ def rerun_rows(
             raise OpError(
                 f"node {node.name!r} ({node.op}) holds a subgraph, which cannot be run on many "
                 "versions of a tensor at once"
+            )
+        if counts_batch(node) and node.inputs[1].name not in behind:
+            raise OpError(
+                f"node {node.name!r} ({node.op}) numbers the images of the batch, so it cannot be "
+                "run on many versions of a tensor at once"
             )
         inputs = [done[t.name] if t.name in behind else _copies(e, t, versions)
                   for t in node.inputs]  # fmt: skip

@@ -27,7 +27,7 @@ def ablation_cam(e: Emitter, needs: Needs, weight: str = "drop") -> Result:
     value of unit k set to zero; the map is ReLU(Σ_k w_k A_k) (Eq. 4).
 
     * `weight="drop"` (Eq. 3): w_k = (y − y_k) / y. For a negative score the sign flips, as the
-      formula says; where |y| < 1e-30 the drop is not divided.
+      formula says, so that y and −y have one map; where |y| < 1e-30 the drop is not divided.
     * `weight="slope"` (Eq. 2): w_k = (y − y_k) / ‖A_k‖, 0 for a unit that is zero everywhere.
     * `weight="blank-baseline"`: the drop times 1 − min(1, ‖A⁰_k‖ / ‖A_k‖), A⁰ being the feature map
       of an all-zero image. An approximation of ours, not of the paper: a unit that is as active
