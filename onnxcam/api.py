@@ -14,11 +14,12 @@ import numpy as np
 from onnxcam import labels, runtime
 from onnxcam.batches import as_probabilities, check_finite, fitting, notes_on, size_of, views
 from onnxcam.comparison import Comparison
-from onnxcam.engine import Engine, Progress, part_done
+from onnxcam.engine import Engine, Progress, full_batches, part_done
 from onnxcam.errors import OptionError, PresetError
 from onnxcam.explainer import Program, Recipe, availability, compile_program, recipe
 from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
 from onnxcam.explanation import Explanation, PictureExplanation
+from onnxcam.feeding import fed, given_preset
 from onnxcam.graph import Classifier
 from onnxcam.graph.read import MAX_BYTES
 from onnxcam.image import (
@@ -29,9 +30,7 @@ from onnxcam.image import (
     adapt,
     candidates,
     choose,
-    find_sidecar,
     from_metadata,
-    load_preset,
     read_picture,
 )
 from onnxcam.loading import Source, load
@@ -94,20 +93,21 @@ class Explainer:
             memory: bytes for switched-off copies at once (default: 1 GiB, or half of the free
                 GPU memory).
             threads: CPU threads, 0 for all cores.
-            image, output, inputs: as for `onnxcam.load`.
+            image, output, inputs: as for `onnxcam.load`; a value of `inputs` may also be the path
+                of a picture, a .npy or a .npz file.
             max_bytes, max_pixels: largest model file and picture accepted.
             options: options of the method, e.g. `weight="slope"`.
 
         Raises:
             OnnxcamError: the model, or a setting, is not usable.
         """
-        self.classifier = (
-            load(model, image=image, output=output, inputs=inputs, max_bytes=max_bytes)
-            if not isinstance(model, Classifier)
-            else model
-        )
-        self.device = runtime.choose(provider, threads)
         self.path = Path(model) if isinstance(model, str | os.PathLike) else None
+        self._fed: tuple[str, ...] = ()
+        if not isinstance(model, Classifier):
+            inputs, self._fed = fed(model, inputs or {}, preset, self.path, max_bytes)
+            model = load(model, image=image, output=output, inputs=inputs, max_bytes=max_bytes)
+        self.classifier: Classifier = model
+        self.device = runtime.choose(provider, threads)
         self.max_pixels = max_pixels
         if smooth not in SMOOTHS:
             raise OptionError(f"smooth is {', '.join(SMOOTHS)}, not {smooth!r}")
@@ -143,7 +143,9 @@ class Explainer:
     def _names(self) -> tuple[list[str] | None, str | None]:
         classes, held = self.classifier.classes, self._class_names
         if held is None:
-            held = labels.from_metadata(self.classifier.source.metadata, classes)
+            source = self.classifier.source
+            held = labels.from_metadata(source.metadata, classes)
+            held = held or labels.from_nodes(source.proto, classes)
         return labels.split(held or labels.imagenet_labels(classes), classes)
 
     def __call__(
@@ -231,7 +233,7 @@ class Explainer:
         )
         values, negated = explained.target_score, explained.negated
         notes = notes_on(what, values, negated, kinds["gap"], kinds["map"], classes == 1)
-        return replace(explained, notes=(*program.notes, *notes))
+        return replace(explained, notes=(*self._fed, *program.notes, *notes))
 
     def _averaged(
         self,
@@ -368,7 +370,8 @@ class Explainer:
         size = (None, None) if image.free else image.size
         dtype = str(image.dtype)
         producer = classifier.source.proto.producer_name
-        tried = candidates(image.channels, size, image.layout, dtype, classifier.classes, producer)
+        form = (image.channels, size, image.layout, dtype, classifier.classes, producer)
+        tried = candidates(*form, image.prepared.pixels, image.prepared.resizes)
         different: dict[Preset, Preset] = {}
         for preset in map(self._fitted, tried):  # given fields can make two the same: keep one
             different.setdefault(preset.replace(name="", source=""), preset)
@@ -393,8 +396,9 @@ class Explainer:
         resized = classifier.resized(size) if classifier.image.free else classifier
         session = self._engine.session(("plain", size), resized.model)
         step = classifier.batch or len(images)
-        rows = [session.run({name: images[i : i + step]})[0] for i in range(0, len(images), step)]
-        out = np.concatenate(rows).reshape(len(images), -1).astype(np.float64)
+        filled = full_batches(images, classifier.batch)
+        rows = [session.run({name: filled[i : i + step]})[0] for i in range(0, len(filled), step)]
+        out = np.concatenate(rows).reshape(len(filled), -1)[: len(images)].astype(np.float64)
         return as_probabilities(out, classifier.score, classifier.classes)
 
     def methods(self, layer: str | int | None = None) -> dict[str, str | None]:
@@ -425,16 +429,13 @@ class Explainer:
         )
 
     def _stated_preset(self, preset: Any) -> tuple[Preset | None, str]:
-        if isinstance(preset, Mapping):
-            preset = Preset.from_json(dict(preset), "the fields given")
-        found = load_preset(preset) if isinstance(preset, str | os.PathLike) else preset
-        reason = f"preset {found.name!r}, as asked for" if found is not None else ""
-        if found is None and self.path is not None:
-            found = find_sidecar(self.path)
-            reason = f"preset from {found.source}" if found is not None else ""
-        if found is None:
+        found = given_preset(preset, self.path)
+        if found is not None:
+            where = f"from {found.source}" if preset is None else f"{found.name!r}, as asked for"
+            reason = f"preset {where}"
+        else:
             found = from_metadata(self.classifier.source.metadata)
-            reason = "preset from the model's metadata" if found is not None else ""
+            reason = "preset from the model's metadata"
         if found is None:
             return None, ""
         if self._preset_fields:

@@ -115,7 +115,7 @@ def notes_on(
         shown: the maps.
         one_unit: whether the model's head is a single unit, a yes or no.
     """
-    notes = []
+    notes = [what.layer.note] if what.layer is not None and what.layer.note else []
     maps = shown.reshape(-1, shown.shape[-2] * shown.shape[-1])
     empty = int((maps == 0).all(axis=1).sum())
     if empty:
@@ -123,7 +123,7 @@ def notes_on(
         verb = "is" if empty == 1 else "are"
         notes.append(f"{which} of {what.method.title} {verb} zero everywhere")
         if what.score == "probability":
-            notes[0] += "; a saturated probability has no gradient, the logit before it has one"
+            notes[-1] += "; a saturated probability has no gradient, the logit before it has one"
     if gap is not None:
         worst = float(np.abs(gap).max())
         notes.append(f"completeness gap: the attributions miss the score by {worst:.3g} at most")

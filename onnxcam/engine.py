@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxcam.errors import OptionError, RuntimeFailure
+from onnxcam.errors import OptionError
 from onnxcam.explainer import TARGET, Form, Program, Stage
 from onnxcam.graph import Model
 from onnxcam.runtime import Device, Pool, Session, free_memory
@@ -52,7 +52,8 @@ class Engine:
         """Explains a batch: scores, chosen classes, and what each recipe gives, by output name.
 
         Images go through together where the budget allows, else in smaller batches; if one image
-        passes it alone, its units go through in blocks.
+        passes it alone, its units go through in blocks. Where the model insists on a batch, the
+        last image fills it up.
         """
         fixed = program.classifier.batch
         form = program.inline
@@ -62,17 +63,15 @@ class Engine:
         if form.stacks:  # their items make the batch: one image (or fixed batch) after the other
             together = fixed or 1
         together = max(1, together)
-        if fixed and len(images) % fixed:
-            raise RuntimeFailure(
-                f"the model insists on batches of {fixed} images, and {len(images)} were given; "
-                "give a multiple, or export it with a free batch dimension"
-            )
+        given = len(images)
+        images, target = full_batches(images, fixed), full_batches(target, fixed)
         starts = range(0, len(images), together)
         count = _Count(progress, len(starts) * sum(s.items.count for s in form.stacks))
         run = self._staged if form.stacks else self._whole
-        return _joined(
+        found = _joined(
             [run(form, images[i : i + together], target[i : i + together], count) for i in starts]
         )
+        return {n: array[:given] for n, array in found.items()} if len(images) > given else found
 
     def _whole(self, form: Form, images: np.ndarray, target: np.ndarray, count: _Count) -> Results:
         session = self.session((form, "whole"), form.whole)
@@ -116,6 +115,12 @@ class Engine:
                 parts.append(part)
             count.done(len(block))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+
+def full_batches(rows: np.ndarray, size: int | None) -> np.ndarray:
+    """`rows` with the last one repeated up to a multiple of `size`; as they are without a size."""
+    missing = -len(rows) % size if size else 0
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 
 
 class _Count:

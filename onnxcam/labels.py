@@ -120,6 +120,15 @@ def from_metadata(props: Mapping[str, str], classes: int | None = None) -> list[
     return names if classes is None or fits(names, classes) else None
 
 
+def from_nodes(proto: Any, classes: int) -> list[str] | None:
+    """Class names that a classifier of ai.onnx.ml or a ZipMap in the graph holds, or None."""
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "classlabels_strings" and len(attribute.strings) == classes:
+                return [text.decode("utf-8", "replace") for text in attribute.strings]
+    return None
+
+
 def _from_json(held: Any, where: str) -> list[str]:
     if isinstance(held, dict):
         held = held.get("id2label", held.get("labels", held.get("names", held)))

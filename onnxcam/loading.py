@@ -12,6 +12,7 @@ import onnx
 from onnxcam import graph, runtime
 from onnxcam.diff.model import gradient_model
 from onnxcam.graph import Classifier, Model
+from onnxcam.graph.read import read_model
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Classifier"
 
@@ -42,6 +43,19 @@ def inputs_of(classifier: Classifier) -> list[tuple[str, str, list[int | str]]]:
                  for d in kind.shape.dim]  # fmt: skip
         found.append((value.name, onnx.TensorProto.DataType.Name(kind.elem_type).lower(), shape))
     return found
+
+
+def inputs_of_model(source: Any, max_bytes: int) -> dict[str, tuple[str, list[int | None]]]:
+    """Type and shape of every input of a model that is not loaded; None where a side is free."""
+    proto = read_model(source, max_bytes).proto
+    kinds = {i.name: i.type.tensor_type for i in proto.graph.input}
+    return {
+        name: (
+            str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type or 1))),
+            [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim],
+        )
+        for name, kind in kinds.items()
+    }
 
 
 def split(

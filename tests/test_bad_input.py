@@ -203,10 +203,10 @@ def test_no_picture() -> None:
     refused(models.model(body, weights, "float[N,8] x", "float[N,4] y"), "no image input.*'x'")
 
 
-def test_a_picture_without_batch() -> None:
+def test_a_picture_without_batch_that_is_flattened() -> None:
     body = "f = Flatten <axis = 0> (x) y = MatMul(f, v)"
     proto = models.model(body, {"v": weight(192, 4)}, "float[3,8,8] x", "float[1,4] y")
-    refused(proto, "no image input")
+    refused(proto, "no spatial feature map")
 
 
 def test_a_dense_network_has_no_map() -> None:

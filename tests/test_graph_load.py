@@ -257,7 +257,7 @@ def test_several_inputs() -> None:
     proto = two_inputs()
     with pytest.raises(ModelError, match=r"several inputs that could be the image.*--input"):
         load(proto)
-    with pytest.raises(ModelError, match=r"further inputs: 'scale', 'z'"):
+    with pytest.raises(ModelError, match=r"further inputs: 'scale' \(\), 'z'"):
         load(proto, image="x")
     with pytest.raises(ModelError, match=r"no input 'y2'.*inputs are"):
         load(proto, image="y2")

@@ -35,6 +35,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
 LAYERS["diagram"] = ({"errors", "graph"}, set())
 LAYERS["explainer"] = ({*LAYERS["methods"][0], "methods"}, GRAPHS)
 LAYERS["loading"] = ({"errors", "graph", "diff", "runtime"}, {"numpy", "onnx"})
+LAYERS["feeding"] = ({"errors", "graph", "image", "loading"}, {"numpy"})
 LAYERS["targets"] = ({"errors", "labels"}, {"numpy"})
 LAYERS["engine"] = ({*LAYERS["explainer"][0], "explainer", "runtime"}, {"numpy"})
 LAYERS["batches"] = ({*LAYERS["explainer"][0], "explainer"}, {"numpy"})

@@ -83,10 +83,11 @@ def _feed(text: str) -> tuple[str, Any]:
     name, given, value = text.partition("=")
     if not (name and given):
         raise ValueError
-    if value.lower().endswith(".npy") and Path(value).is_file():
-        import numpy as np
+    if Path(value).is_file():
+        from onnxcam.feeding import array_in
 
-        return name, np.load(value, allow_pickle=False)
+        path = Path(value)
+        return name, array_in(path) if path.suffix.lower() in (".npy", ".npz") else path
     return name, json.loads(value)
 
 
@@ -95,7 +96,11 @@ SIZE = Parsed("size", "a size: 224, or height x width as in 224x192", _size)
 NUMBER = Parsed("number", "a number, such as 0.017 or 1/255", _number)
 NUMBERS = Parsed("numbers", "one number or one per channel, such as 0.485,0.456,0.406", _numbers)
 UNITS = Parsed("units", "a list of units, such as 0-99,120", _units)
-FEED = Parsed("name=value", "NAME=VALUE, where VALUE is JSON or an existing .npy file", _feed)
+FEED = Parsed(
+    "name=value",
+    "NAME=VALUE, where VALUE is a number, JSON, or an existing .npy, .npz or picture file",
+    _feed,
+)
 
 
 class Option(click.Option):
@@ -139,11 +144,12 @@ def _together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 _MODEL, _PICTURE = "Model", "Preprocessing (each replaces that part of the preset)"
 
 model_options: Callable[[Any], Any] = _together(
-    option("--input", metavar="NAME", section=_MODEL, help="The image input, if several."),
+    option("--input", metavar="NAME", section=_MODEL,
+           help="The image input, if several; or a tensor inside the model to start from."),
     option("--output", metavar="NAME", section=_MODEL, help="The output with the class scores."),
     option(
         *("--feed", "feeds"), type=FEED, multiple=True, metavar="NAME=VALUE", section=_MODEL,
-        help="A value for another input: JSON, or a .npy file. Repeatable.",
+        help="A value for another input: a number, JSON, a .npy file, or a picture. Repeatable.",
     ),
     option(
         "--max-model-bytes", type=BYTES, section=_MODEL, help="Largest model file [default: 8GB]."

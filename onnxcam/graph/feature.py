@@ -21,6 +21,7 @@ class FeatureMap:
         prefix: for tokens, how many stand before the grid (class and register tokens).
         node: name and op of the node that makes it, e.g. "/layer4/Relu (Relu)".
         reason: why it is a candidate, in words.
+        note: what results on it should say, or nothing.
     """
 
     tensor: str
@@ -30,6 +31,7 @@ class FeatureMap:
     prefix: int
     node: str
     reason: str
+    note: str = ""
 
     @property
     def axis(self) -> int:
@@ -51,6 +53,14 @@ MIXING = {  # operators that mix the channels of a map
     "FusedConv",
     "FusedMatMul",
     "DeformConv",
+    # Of ai.onnx.ml, where they could not be written in standard operators:
+    "LinearClassifier",
+    "LinearRegressor",
+    "SVMClassifier",
+    "SVMRegressor",
+    "TreeEnsemble",
+    "TreeEnsembleClassifier",
+    "TreeEnsembleRegressor",
 }
 VIEWS = {
     "Reshape",

@@ -5,6 +5,8 @@ No name is looked at.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -22,12 +24,17 @@ from onnxcam.graph.feature import (
 from onnxcam.graph.model import array_of
 from onnxcam.graph.paths import cuts, path_nodes
 from onnxcam.graph.tokens import mixed_maps, token_maps
+from onnxcam.graph.trunks import trunk_maps
 
 _THROUGH = (VIEWS - {"Concat"}) | POOLS | {"QuantizeLinear", "DequantizeLinear"}
 
 
 def feature_maps(
-    graph: gs.Graph, image: str, size: tuple[int, int], score: str
+    graph: gs.Graph,
+    image: str,
+    size: tuple[int, int],
+    score: str,
+    only: list[gs.Node] | None = None,
 ) -> tuple[list[FeatureMap], FeatureMap | None]:
     """All candidates, in the order of the path, and the default among them if there is one.
 
@@ -36,11 +43,12 @@ def feature_maps(
         image: name of the image input.
         size: its height and width.
         score: name of the score tensor.
+        only: of the nodes from image to score those that count (default: all).
 
     Raises:
         ModelError: the score does not depend on the image.
     """
-    path = path_nodes(graph, image, score)
+    path = path_nodes(graph, image, score) if only is None else only
     if not path:
         raise ModelError(f"the score {score!r} does not depend on the image input {image!r}")
     found = cuts(path, image)
@@ -75,7 +83,8 @@ def feature_maps(
         if not later:
             default = last
     every = sorted({**maps, **tokens}.values(), key=lambda m: position[m.tensor])
-    return every, default
+    trunks, best = trunk_maps(path, image, partial(feature_maps, graph, image, size, score))
+    return (every, default) if best is None else (trunks, best)
 
 
 def find_tensor(

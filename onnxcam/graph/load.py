@@ -12,15 +12,18 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxcam.errors import ModelError, close_matches
-from onnxcam.graph.emit import Emitter
+from onnxcam.errors import ModelError
+from onnxcam.graph.classic import modernise
 from onnxcam.graph.feature import FeatureMap
+from onnxcam.graph.inputs import bind
 from onnxcam.graph.layers import feature_maps, find_layer, find_tensor
 from onnxcam.graph.model import Model, to_graph, to_model
 from onnxcam.graph.normal import Image, normalised, raised
+from onnxcam.graph.prepared import prepared
 from onnxcam.graph.quantised import show_floats
 from onnxcam.graph.read import MAX_BYTES, read_model
-from onnxcam.graph.score import Score, find_score
+from onnxcam.graph.refusal import no_classes
+from onnxcam.graph.score import Score, dims_of, find_score
 from onnxcam.graph.shapes import Probe
 
 
@@ -120,8 +123,9 @@ def load(
     read = source if isinstance(source, Model) else read_model(source, max_bytes)
     notes: list[str] = []
     graph = _graph(read)
-    _legacy(graph)
-    _bind(graph, image, inputs or {}, notes)
+    modernise(graph, notes)
+    bind(graph, image, inputs or {}, notes, read)
+    stated = [(t.name, dims_of(t)) for t in graph.outputs]
     score = _rename(graph, find_score(graph, output))
     if score.stripped:
         notes.append(f"left out behind the score: {', '.join(score.stripped)}")
@@ -139,12 +143,9 @@ def load(
     wide = [n for n in shape[1:] if n != 1]
     rows = "N" if batch is None else batch
     if not shape or (len(shape) == 1 and shape[0] != rows) or len(wide) > 1:
-        shown = tuple("N" if n == "N" else n for n in shape)
-        raise ModelError(
-            f"the output {score.logit!r} has shape {shown}: no single axis of classes, so this is "
-            "no image classifier (a detector or segmenter?); name a score tensor with --output"
-        )
+        raise no_classes(score.logit, shape, info, stated, {n.op for n in graph.nodes})
     _bounded(graph, max(max_bytes, MAX_BYTES))
+    info = replace(info, prepared=prepared(graph, info.name, score.logit))
     maps, default = feature_maps(graph, info.name, info.size, score.logit)
     return Classifier(
         model=model,
@@ -215,68 +216,6 @@ def _checked(graph: gs.Graph, like: Model) -> Model:
         return to_model(graph, like)
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"the graph is damaged: {error}") from error
-
-
-def _legacy(graph: gs.Graph) -> None:
-    """Rewrites operators that old exporters used and that the standard has dropped."""
-    for node in [n for n in graph.nodes if n.op == "ImageScaler"]:
-        scale = np.array(node.attrs.get("scale", 1.0), np.float32)
-        bias = np.array(node.attrs.get("bias", [0.0]), np.float32).reshape(1, -1, 1, 1)
-        e = Emitter(graph, "onnxcam/legacy")
-        output = node.outputs[0]
-        node.outputs.clear()
-        result = e.Add(e.Mul(node.inputs[0], scale), bias)
-        result.inputs[0].outputs = [output]
-        graph.nodes.remove(node)
-    graph.toposort()
-
-
-def _bind(graph: gs.Graph, image: str | None, values: Mapping[str, Any], notes: list[str]) -> None:
-    """Leaves the image as the only input; the others get their values as constants."""
-    names = {t.name: t for t in graph.inputs}
-    for name in (*values, *([image] if image is not None else [])):
-        if name not in names:
-            raise ModelError(
-                f"the model has no input {name!r}{close_matches(name, names)}; "
-                f"its inputs are {', '.join(map(repr, names))}"
-            )
-    for name, value in values.items():
-        tensor = names.pop(name)
-        try:
-            array = np.asarray(value, tensor.dtype)
-        except (TypeError, ValueError) as error:
-            raise ModelError(
-                f"the value for input {name!r} is no array of {tensor.dtype} ({error})"
-            ) from error
-        tensor.to_constant(array)
-        notes.append(f"input {name!r} is held at a constant")
-    graph.inputs = list(names.values())
-    pictures = [t for t in names.values() if t.shape is not None and len(t.shape) == 4]
-    if image is not None:
-        pictures = [t for t in pictures if t.name == image]
-        if not pictures:
-            raise ModelError(
-                f"input {image!r} {_dims(names[image])} is no image: its rank must be 4"
-            )
-    used = [t for t in pictures if t.outputs] or pictures
-    if len(used) != 1:
-        shown = ", ".join(f"{t.name!r} {_dims(t)}" for t in names.values())
-        what = "several inputs that could be the image" if used else "no image input"
-        raise ModelError(
-            f"the model has {what} (rank 4: batch, channels, height, width): {shown}; "
-            + ("name it with --input" if used else "onnxcam explains image classifiers only")
-        )
-    others = [t.name for t in names.values() if t is not used[0] and t.outputs]
-    if others:
-        raise ModelError(
-            f"the model has further inputs: {', '.join(map(repr, others))}; "
-            "give each a value with --feed NAME=VALUE"
-        )
-    graph.inputs = used
-
-
-def _dims(tensor: gs.Tensor) -> str:
-    return "of unknown rank" if tensor.shape is None else f"({', '.join(map(str, tensor.shape))})"
 
 
 def _plain(output: gs.Tensor) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from onnxcam.graph.batch import by_axes, free_batch, unscatter, unstride
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import Model, array_of, constant, to_graph, to_model
 from onnxcam.graph.paths import path_nodes
+from onnxcam.graph.prepared import Prepared
 from onnxcam.graph.shapes import Probe, Static, marked, static_shapes
 from onnxcam.graph.weights import constants_to_initializers
 
@@ -39,7 +41,7 @@ NOMINAL = 224
 class Image:
     """The image input: `name`, `layout` ("NCHW" or "NHWC"), `channels`, `size` (h, w), `dtype`.
 
-    `free` says that the model takes other sizes as well.
+    `free` says that the model takes other sizes as well; `prepared`, what it does to pictures.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Image:
     size: tuple[int, int]
     dtype: np.dtype
     free: bool = False
+    prepared: Prepared = field(default_factory=Prepared)
 
     def shape(self, batch: int = 1) -> tuple[int, ...]:
         """The shape of a batch of images."""
@@ -136,7 +139,7 @@ def _image(model: Model, size: tuple[int, int] | None) -> Image:
     graph = to_graph(model)
     source = graph.inputs[0]
     dims = [n if isinstance(n, int) and n > 0 else None for n in source.shape]
-    last = dims[3] in (1, 3, 4) and dims[1] not in (1, 3)
+    last = channels_last(dims)
     if dims[1] is None and dims[3] is None:  # nothing stated: a Transpose to NCHW tells
         first = source.outputs[0] if source.outputs else None
         last = first is not None and first.op == "Transpose"
@@ -148,6 +151,11 @@ def _image(model: Model, size: tuple[int, int] | None) -> Image:
     h, w = grid[0] or wanted[0], grid[1] or wanted[1]
     dtype = np.dtype(source.dtype or np.float32)
     return Image(source.name, "NHWC" if last else "NCHW", channels or 3, (h, w), dtype, free)
+
+
+def channels_last(dims: Sequence[int | None]) -> bool:
+    """Whether an image input with these dimensions has its channels last."""
+    return dims[3] in (1, 3, 4) and dims[1] not in (1, 3)
 
 
 def _annotated(model: Model, image: Image, probe: Probe | None) -> Model:

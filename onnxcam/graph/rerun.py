@@ -83,9 +83,13 @@ def _rows_of(e: Emitter, t: gs.Tensor) -> gs.Tensor:
 
 def _copies(e: Emitter, t: gs.Tensor, versions: gs.Tensor) -> gs.Tensor:
     """A tensor that goes around the source, once for every version; constants stay single."""
-    if isinstance(t, gs.Constant) or not t.shape or isinstance(t.shape[0], int):
+    axis = next((i for i, n in enumerate(t.shape or ()) if not isinstance(n, int)), None)
+    if isinstance(t, gs.Constant) or axis is None:
         return t
-    tall = e.axes("Unsqueeze", t, [0])
-    rows = stacked_rows(e, e.Expand(tall, e.Concat(versions, [1] * len(t.shape), axis=0)), t)
+    ones = [1] * len(t.shape)
+    repeats = e.Concat(*([ones[:axis]] if axis else []), versions, *(
+        [ones[axis + 1 :]] if ones[axis + 1 :] else []
+    ), axis=0)  # fmt: skip
+    rows = e.Tile(t, repeats)
     rows.shape = t.shape
     return rows

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.errors import ModelError, close_matches
+from onnxcam.graph.model import array_of
 
 _VIEWS = {  # op → which input to follow: operators that keep every class score as it is
     **dict.fromkeys(
@@ -25,11 +27,17 @@ _VIEWS = {  # op → which input to follow: operators that keep every class scor
         0,
     ),
 }
-_TAILS = {  # decisions taken from the scores: they carry no score themselves
-    "ZipMap": 0,
-    "ArgMax": 0,
-    "TopK": 0,
+_DECISIONS = {  # decisions taken from the scores: they carry no score themselves
+    **dict.fromkeys(("ZipMap", "ArgMax", "TopK", "Hardmax", "Round", "Floor", "Ceil", "Sign"), 0),
+    **dict.fromkeys(("Not", "OneHot", "LabelEncoder", "Binarizer"), 0),
     "ArrayFeatureExtractor": 1,
+}
+_COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "And", "Or"}
+_DRESS = {  # what keeps the order of probabilities: left out, but only right behind them
+    *("Mul", "Div", "Add", "Sub", "Clip", "Min", "Max", "ReduceMax", "Exp", "LpNormalization"),
+}
+_LABELLED = {  # classifiers of ai.onnx.ml: their outputs are labels and scores
+    *("TreeEnsembleClassifier", "SVMClassifier", "LinearClassifier"),
 }
 ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log-softmax", "Sigmoid": "sigmoid"}
 
@@ -66,44 +74,133 @@ def find_score(graph: gs.Graph, output: str | None = None) -> Score:
                 f"its outputs are {', '.join(map(repr, outputs))}"
             )
         return score_of(tensor)
-    scores: dict[str, Score] = {}
+    if not outputs:
+        raise ModelError("the model has no outputs; name a tensor of it with --output")
+    scores: dict[str, Score] = {}  # by the tensor where the walk from an output ends
+    named: dict[str, str] = {}
     for tensor in graph.outputs:
-        score = score_of(tensor)
-        known = scores.get(score.logit)
-        if known is None or (known.probability is None and score.probability is not None):
-            scores[score.logit] = score
+        score, root = _walk(tensor)
+        known = scores.get(root)
+        if known is None or _plainness(score) < _plainness(known):
+            scores[root], named[root] = score, tensor.name
     if len(scores) > 1:
-        scores = {k: s for k, s in scores.items() if _class_like(graph, k)} or scores
+        scores = {k: s for k, s in scores.items() if _class_like(graph, s.logit)} or scores
     if len(scores) > 1:
         scores = _deepest(graph, scores)
     if len(scores) != 1:
+        shown = ", ".join(f"{named[k]!r} {dims_of(outputs[named[k]])}" for k in scores)
         raise ModelError(
             f"the model has {len(graph.outputs)} outputs, and several look like class scores: "
-            f"{', '.join(map(repr, outputs))}; name one with --output"
+            f"{shown}; name one with --output, such as --output {named[next(iter(scores))]}"
         )
     return next(iter(scores.values()))
 
 
+def _plainness(score: Score) -> tuple[bool, int]:
+    """Of outputs of the same scores, the one with probabilities is taken, and least behind it."""
+    return score.probability is None, len(score.stripped)
+
+
 def score_of(tensor: gs.Tensor) -> Score:
     """Walks back from `tensor` to the score: over tails, views and one final non-linearity."""
+    return _walk(tensor)[0]
+
+
+def _walk(tensor: gs.Tensor) -> tuple[Score, str]:
+    """The score behind `tensor`, and the name of the tensor where the walk to it ended."""
     stripped: list[str] = []
+    dress: list[str] = []
     after: gs.Tensor = tensor
-    probability = activation = None
     while tensor.inputs:
         node = tensor.inputs[0]
-        if node.op in _TAILS:
-            stripped.append(node.op)
-            tensor = after = node.inputs[_TAILS[node.op]]
-        elif node.op in ACTIVATIONS:
-            probability, activation = after.name, ACTIVATIONS[node.op]
-            tensor = node.inputs[0]
+        if node.op in ACTIVATIONS:
+            activation = ACTIVATIONS[node.op]
+            exponent = dress == ["Exp"] and activation == "log-softmax"
+            if dress and not exponent:
+                stripped, after = stripped + dress, tensor
+            kind = "softmax" if exponent else activation
+            logit = node.inputs[0].name
+            return Score(logit, after.name, kind, tuple(stripped)), logit
+        source, decides = _behind(node, tensor)
+        if source is None:
             break
-        elif node.op in _VIEWS:
-            tensor = node.inputs[_VIEWS[node.op]]
-        else:
-            break
-    logit = tensor.name if activation else after.name
-    return Score(logit, probability, activation, tuple(stripped))
+        if decides:
+            stripped, dress = stripped + dress + [node.op], []
+            after = source
+        elif node.op in _DRESS:
+            dress.append(node.op)
+        tensor = source
+    return Score(after.name, None, None, tuple(stripped)), tensor.name
+
+
+def _behind(node: gs.Node, tensor: gs.Tensor) -> tuple[gs.Tensor | None, bool]:
+    """The tensor to follow from `tensor`, that `node` makes, and whether `node` decides."""
+    if node.op in _DECISIONS:
+        return node.inputs[_DECISIONS[node.op]], True
+    if node.op in _LABELLED and tensor is node.outputs[0] and len(node.outputs) > 1:
+        return node.outputs[1], True
+    if node.op in _VIEWS:
+        return node.inputs[_VIEWS[node.op]], False
+    given = [t for t in node.inputs if t.name and held(t) is None]
+    if node.op == "Gather" and held(node.inputs[0]) is not None:  # names of classes, looked up
+        return node.inputs[1], True
+    if node.op == "Where":
+        values = [t for t in given if t is not node.inputs[0]]
+        if held(node.inputs[0]) is not None or len(values) > 1:
+            return None, False
+        return _agreed(given, values[0] if values else None), True
+    if node.op in _COMPARISONS:
+        return _agreed(given), True
+    if node.op not in _DRESS:
+        return None, False
+    if len(given) == 1 and _keeps_order(node, given[0]):
+        return given[0], False
+    if node.op == "Mul" and len(given) == 2:  # a probability times "it is above the threshold"
+        decided = [t for t in given if score_of(t).stripped]
+        plain = [t for t in given if t not in decided]
+        if decided and plain:
+            return _agreed(given, plain[0]), True
+    return None, False
+
+
+def _agreed(tensors: list[gs.Tensor], wanted: gs.Tensor | None = None) -> gs.Tensor | None:
+    """`wanted` (default: the first) where all of `tensors` come from the same score, else None."""
+    if len({_walk(t)[1] for t in tensors}) != 1:
+        return None
+    return tensors[0] if wanted is None else wanted
+
+
+def _keeps_order(node: gs.Node, given: gs.Tensor) -> bool:
+    """Whether a node of `_DRESS` leaves greater scores greater, the same way for every class."""
+    if node.op == "LpNormalization":
+        return int(node.attrs.get("p", 2)) == 1
+    arrays = [held(t) for t in node.inputs if t is not given and t.name]
+    if node.op == "ReduceMax":
+        return True
+    if any(a is None or a.size != 1 for a in arrays):
+        return False
+    if node.op in ("Div", "Sub") and node.inputs[0] is not given:
+        return False
+    return node.op not in ("Mul", "Div") or all(a is not None and a.item() > 0 for a in arrays)
+
+
+def held(tensor: gs.Tensor) -> np.ndarray | None:
+    """The array of a constant, of a Constant node, or of a view of these; else None."""
+    array = array_of(tensor)
+    if array is not None or not tensor.inputs:
+        return array
+    node = tensor.inputs[0]
+    if node.op == "Constant":
+        value = node.attrs.get("value")
+        if value is None:
+            value = next((v for k, v in node.attrs.items() if k.startswith("value_")), None)
+        return array_of(value) if isinstance(value, gs.Tensor) else np.asarray(value)
+    return held(node.inputs[0]) if node.op in _VIEWS else None
+
+
+def dims_of(tensor: gs.Tensor) -> str:
+    """The shape of a tensor as it is shown to users."""
+    return "of unknown rank" if tensor.shape is None else f"({', '.join(map(str, tensor.shape))})"
 
 
 def _class_like(graph: gs.Graph, name: str) -> bool:

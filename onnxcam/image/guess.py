@@ -80,6 +80,13 @@ ORDERS: dict[str, tuple[str, ...]] = {
     "bytes": ("raw-255", "raw-255-bgr"),
     "bytes imagenet": ("raw-255-crop", "raw-255-bgr"),
     "grey bytes": ("grey-255",),
+    # Models that normalise pictures themselves.
+    "pixels 255": ("raw-255", "raw-255-bgr"),
+    "pixels 1": ("raw-1", "raw-1-bgr"),
+    "pixels 255 imagenet": ("raw-255-crop", "raw-255-bgr"),
+    "pixels 1 imagenet": ("raw-1-crop", "raw-1-bgr"),
+    "grey pixels 255": ("grey-255",),
+    "grey pixels 1": ("grey-1",),
 }
 
 # Words in an ONNX file's producer that tell a kind.
@@ -122,6 +129,8 @@ def kind_of(
     dtype: str,
     classes: int | None,
     producer: str,
+    pixels: int | None = None,
+    resizes: bool = False,
 ) -> str:
     """Which row of ORDERS a model belongs to, from facts of its input and output alone."""
     maker = producer.casefold()
@@ -130,7 +139,12 @@ def kind_of(
     if dtype in ("uint8", "int8"):
         if channels == 1:
             return "grey bytes"
-        return "bytes imagenet" if imagenet else "bytes"
+        return "bytes imagenet" if imagenet and not resizes else "bytes"
+    if pixels is not None and "windows" not in made_by:
+        kind = f"pixels {pixels}"
+        if channels == 1:
+            return f"grey {kind}"
+        return f"{kind} imagenet" if imagenet and not resizes else kind
     if channels == 1:
         return "grey windows" if "windows" in made_by else "grey"
     if made_by and made_by[0] in ("caffe", "windows"):
@@ -150,6 +164,8 @@ def candidates(
     dtype: str,
     classes: int | None = None,
     producer: str = "",
+    pixels: int | None = None,
+    resizes: bool = False,
 ) -> list[Preset]:
     """The presets worth trying on a model, the most usual first, fitted to its input.
 
@@ -157,8 +173,10 @@ def candidates(
         channels, size, layout, dtype: Of the model's image input, as in `adapt`.
         classes: How many classes it has.
         producer: The ONNX file's `producer_name`.
+        pixels: The white, 255 or 1, that the model takes off itself, where it normalises.
+        resizes: The model brings pictures to size itself.
     """
-    kind = kind_of(channels, size, layout, dtype, classes, producer)
+    kind = kind_of(channels, size, layout, dtype, classes, producer, pixels, resizes)
     return [adapt(PRESETS[name], channels, size, layout, dtype) for name in ORDERS[kind]]
 
 
