@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 
 from onnxcam.errors import OptionError
 from onnxcam.explainer import TARGET, Form, Program, Stage
@@ -44,7 +43,7 @@ class Engine:
 
     def session(self, key: Any, model: Model) -> Session:
         """The session of `model`, made once and kept under `key`."""
-        return self._pool.get(key, lambda: Session(_unnoted(model), model.weights, self.device))
+        return self._pool.get(key, lambda: Session(model.unnoted(), model.weights, self.device))
 
     def run(
         self, program: Program, images: np.ndarray, target: np.ndarray, progress: Progress | None
@@ -140,15 +139,3 @@ def _joined(batches: Sequence[Results]) -> Results:
     if len(batches) == 1:
         return batches[0]
     return {n: np.concatenate([b[n] for b in batches]) for n in batches[0]}
-
-
-def _unnoted(model: Model) -> bytes:
-    """The graph without noted shapes: "N" stands for the images, and for copies of them as well.
-
-    ONNX Runtime takes one name for one size, and lets tensors share memory by it.
-    """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    del proto.graph.value_info[:]
-    light: bytes = proto.SerializeToString()
-    return light

@@ -64,6 +64,18 @@ class Model:
                 fill(tensor, self.weights[tensor.name])
         return proto
 
+    def unnoted(self) -> bytes:
+        """The graph without the shapes noted in it, serialised, for a session.
+
+        "N" stands for the images and for copies of them as well, and ONNX Runtime takes one name
+        for one size: it lets tensors share memory by it.
+        """
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        del proto.graph.value_info[:]
+        light: bytes = proto.SerializeToString()
+        return light
+
     def files(self, name: str) -> dict[str, bytes]:
         """What has to be written to keep the model: file name → content.
 
