@@ -41,6 +41,7 @@ MAKERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "torchvision": ("zoo_torchvision", (*TORCH, "pillow"), ("torchvision",)),
     "timm": ("zoo_timm", (*TORCH, *TIMM), ("torchvision", "timm==1.0.31")),
     "transformers": ("zoo_transformers", (*TORCH, "pillow", "transformers"), ("torchvision",)),
+    "onnx": ("zoo_onnx", ("onnx", "onnxruntime", "numpy"), ()),
     "variants": ("zoo_variants", (*TORCH, "pillow"), ("torchvision",)),
 }  # fmt: skip
 
@@ -65,6 +66,8 @@ class Results:
             except ValueError:
                 continue
             self.rows[key(row)] = row
+        if path.is_file() and not path.read_bytes().endswith(b"\n"):
+            path.write_bytes(path.read_bytes() + b"\n")  # else the next row would be lost with it
 
     def add(self, row: Row) -> None:
         """Keeps a row, on the disk before it returns."""

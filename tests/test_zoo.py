@@ -1,0 +1,103 @@
+"""A sample of the zoo: real exports, checked as tools/zoo.py checks them; and its page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zoo
+import zoo_onnx
+import zoo_table
+
+TOOLS = Path(zoo.__file__).parent
+LIMIT = 8 * zoo.GIB
+
+
+def made(maker: str, model: str, folder: Path, *exports: str) -> dict[str, Any]:
+    """What a maker wrote into the folder."""
+    command = [sys.executable, TOOLS / f"{maker}.py", "make", model, folder, *exports]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    found: dict[str, Any] = json.loads((folder / "made.json").read_text("utf-8"))
+    return found
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["light_bvlc_alexnet", "light_squeezenet", "light_shufflenet", "light_inception_v1",
+     "light_resnet50"],
+)  # fmt: skip
+def test_models_of_the_onnx_package(model: str, tmp_path: Path) -> None:
+    made("zoo_onnx", model, tmp_path)
+    row = zoo.checked(tmp_path / "onnx-9.onnx", tmp_path, LIMIT, 600, near=False)
+    assert row["right"] and row["layer"]["tensor"] == zoo_onnx.MODELS[model]
+    assert row["split"] <= 1e-5 and row["ablation"] <= 1e-3 and row["way_exact"] == "exact"
+    assert zoo_table.remark(row) == ""
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("export", ["torchscript-17", "dynamo-23"])
+def test_an_export_of_torchvision(export: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision", exc_type=ImportError)
+    made("zoo_torchvision", "resnet18", tmp_path, export)
+    row = zoo.checked(tmp_path / f"{export}.onnx", tmp_path, LIMIT, 600, near=False)
+    assert row["right"] and row["gradcam"] <= 1e-4 and row["gradient"] <= 1e-3
+    assert zoo_table.remark(row) == ""
+
+
+ROW: dict[str, Any] = {
+    "family": "timm", "model": "net", "exporter": "dynamo", "opset": 23, "expert_layer": "last",
+    "failed": {}, "right": True, "split": 1e-7, "ablation": 1e-6, "gradcam": 1e-6,
+    "gradient": 1e-6, "layer": {"tensor": "t", "units": 8, "grid": [7, 7]}, "expert": [8, 7, 7],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ""),
+        ({"gradient": 2e-3}, "gradient off by 2.0e-03"),
+        ({"gradient": 2e-3, "own": 1e-3}, ""),
+        ({"gradcam": 2e-3, "own": 1e-3}, "gradcam off by 2.0e-03"),
+        ({"right": False}, "layer t [8, 7, 7] is not the expert's [8, 7, 7]"),
+        ({"failed": {"grad-cam": "no rule"}}, "grad-cam: no rule"),
+        ({"export_error": "refused"}, "not exported: refused"),
+        ({"near": True, "gradient": 0.3, "gradient_alike": 0.95}, ""),
+        ({"near": True, "gradient_alike": 0.5}, "gradient at a cosine of 0.50"),
+    ],
+)
+def test_what_is_wrong_with_a_row(change: dict[str, Any], said: str) -> None:
+    assert zoo_table.remark({**ROW, **change}) == said
+    assert zoo_table.good({**ROW, **change}) == (not said)
+
+
+def test_the_page_counts() -> None:
+    rows = [ROW, {**ROW, "model": "other", "right": False}, {**ROW, "opset": 17, "gradient": 1.0}]
+    page = zoo_table.page([*rows, {**ROW, "opset": 11, "export_error": "a | b"}])
+    assert "| timm | 2 | 3 | 3 | 2 | 2 |" in page
+    assert "not exported: a / b" in page
+
+
+def test_results_survive(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    zoo.Results(path).add(ROW)
+    zoo.Results(path).add({**ROW, "split": 0.5})
+    with path.open("a") as stream:
+        stream.write('{"family": "tim')  # the process was ended here
+    zoo.Results(path).add({**ROW, "model": "next"})
+    found = zoo.Results(path).rows.values()
+    assert [(row["model"], row["split"]) for row in found] == [("net", 0.5), ("next", 1e-7)]
+
+
+def test_a_process_is_ended_at_its_limits() -> None:
+    hungry = "x = bytearray(300 << 20); import time; time.sleep(30)"
+    code, _, why, peak = zoo.limited([sys.executable, "-c", hungry], 150 << 20, 20)
+    assert code and "GiB" in why and peak > 150 << 20
+    code, out, why, _ = zoo.limited(
+        [sys.executable, "-c", "print(7); raise SystemExit('no')"], LIMIT, 20
+    )
+    assert (code, out.strip(), why) == (1, "7", "no")
