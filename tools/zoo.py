@@ -41,6 +41,7 @@ MAKERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "torchvision": ("zoo_torchvision", (*TORCH, "pillow"), ("torchvision",)),
     "timm": ("zoo_timm", (*TORCH, *TIMM), ("torchvision", "timm==1.0.31")),
     "transformers": ("zoo_transformers", (*TORCH, "pillow", "transformers"), ("torchvision",)),
+    "keras.applications": ("zoo_keras", ("tensorflow-cpu", "tf2onnx", "onnx"), ()),
     "onnx": ("zoo_onnx", ("onnx", "onnxruntime", "numpy"), ()),
     "variants": ("zoo_variants", (*TORCH, "pillow"), ("torchvision",)),
 }  # fmt: skip

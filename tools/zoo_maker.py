@@ -98,6 +98,21 @@ def bytes_of(pictures: Array) -> Array:
     return np.clip(np.round(pictures * 55 + 118), 0, 255)
 
 
+def centred(kernel: Array, inputs: Array) -> Array:
+    """The kernel (inputs, classes) of a last layer, blind to what all the pictures have in common.
+
+    The means of hundreds of random units are much the same for every picture, and so would be the
+    class; a bias against it would leave the classes without evidence of their own.
+
+    Args:
+        kernel: Random weights.
+        inputs: What the layer gets for some pictures: (N, inputs).
+    """
+    mean = inputs.mean(0).astype(np.float64)
+    kernel = kernel - np.outer(mean, mean @ kernel) / (mean @ mean)
+    return np.asarray(kernel * 2 / (inputs @ kernel).std())
+
+
 def softmax(logits: Array) -> Array:
     """Shares of one along the last axis."""
     shares: Array = np.exp(logits - logits.max(-1, keepdims=True))
