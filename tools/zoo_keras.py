@@ -215,11 +215,25 @@ def feature_map(net: Any) -> Any:
 
 
 def reference(net: Any, weights: Sequence[Array], name: str, side: int, kind: str) -> Any:
-    """TensorFlow's own answers in float64, picture by picture, and the layer they are of."""
+    """TensorFlow's own answers in float64, picture by picture, and the layer they are of.
+
+    `dx32` is the image gradient once more in float32; a large model is done in float32 only.
+    """
+    arrays, layer = differentiated(net, weights, name, side, kind, "float32")
+    if sum(w.size for w in weights) <= LARGE:
+        single = arrays["dx"]
+        arrays, layer = differentiated(net, weights, name, side, kind, "float64")
+        arrays["dx32"] = single
+    return arrays, layer
+
+
+def differentiated(
+    net: Any, weights: Sequence[Array], name: str, side: int, kind: str, kept: str
+) -> tuple[dict[str, Array], str]:
+    """The arrays of a reference, computed in the floats of type `kept`."""
     import keras
     import tensorflow as tf
 
-    kept = "float32" if sum(w.size for w in weights) > LARGE else "float64"
     keras.config.set_floatx(kept)
     twin = built(name, side, None)
     twin.set_weights(weights)
@@ -239,7 +253,7 @@ def reference(net: Any, weights: Sequence[Array], name: str, side: int, kind: st
         rows.append(tuple(np.asarray(value) for value in held))
     keras.config.set_floatx("float32")
     logits, classes, grid, slope, image_slope = map(np.concatenate, zip(*rows, strict=True))
-    arrays = {
+    arrays: dict[str, Array] = {
         "x": x,
         "logits": logits,
         "out": zoo_maker.softmax(logits),
