@@ -61,9 +61,9 @@ ROW: dict[str, Any] = {
     [
         ({}, ""),
         ({"gradient": 2e-3}, "gradient off by 2.0e-03"),
-        ({"gradient": 2e-2, "gradient64": 1e-6}, ""),
-        ({"gradient": 2e-2, "gradient64": 2e-3}, "gradient off by 2.0e-02"),
-        ({"gradcam": 2e-3, "gradient64": 1e-6}, "gradcam off by 2.0e-03"),
+        ({"gradient": 2e-2, "slope64": 1e-6}, ""),
+        ({"gradient": 2e-2, "slope64": 2e-3}, "gradient off by 2.0e-02"),
+        ({"gradcam": 2e-3, "slope64": 1e-6}, "gradcam off by 2.0e-03"),
         ({"right": False}, "layer t [8, 7, 7] is not the expert's [8, 7, 7]"),
         ({"failed": {"grad-cam": "no rule"}}, "grad-cam: no rule"),
         ({"export_error": "refused"}, "not exported: refused"),

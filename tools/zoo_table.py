@@ -38,7 +38,7 @@ def remark(row: Row) -> str:
         limits = {"split": 1e-2, "ablation": 1e-2}
         return "; ".join(found + _off(row, limits))
     limits = {"split": 1e-4, "ablation": CLOSE, "gradcam": CLOSE}
-    if row.get("gradient64", 1) > CLOSE:  # else it is rounding in float32, and the rules are right
+    if row.get("slope64", 1) > CLOSE:  # else it is rounding in float32, and the rules are right
         limits["gradient"] = CLOSE
     return "; ".join(found + _off(row, limits))
 
@@ -74,15 +74,16 @@ whether the default feature map has the values of the one that an expert names. 
 head(features(x)) against the model, *ablation* the exact against the literal way, *Grad-CAM* and
 *gradient* (for the image) are held against the framework's own autograd, in float64 where the model
 is not too large; all are largest differences over the largest value, the median of three pictures.
-Up to {CLOSE:g} counts as equal. Where the gradient is off by more, it is evaluated once more in
-float64 (the number behind the stroke), for in float32 a rectifier within rounding of zero may fall
-to either side; what that does in the framework itself, its float32 against its float64, stands in
-brackets. *Time* is an Ablation-CAM explanation over plain inference, on one thread.
+Up to {CLOSE:g} counts as equal. In float32 a rectifier within rounding of zero may fall to either
+side and turn a whole gradient; what that does in the framework itself, its float32 against its
+float64, stands in brackets. Where the gradient is off by more than {CLOSE:g}, it is therefore held
+against differences of the same graph in float64 (the number behind the stroke), and counts if that
+agrees. *Time* is an Ablation-CAM explanation over plain inference, on one thread.
 """
 
 _COLUMNS = (
     "| model, export | expert's layer | layer | split | ablation | Grad-CAM "
-    "| gradient / in float64 (framework's float32) | time | miss |"
+    "| gradient / by differences (framework's float32) | time | miss |"
 )
 
 
@@ -104,7 +105,7 @@ def _row(row: Row) -> str:
     name = f"{row['model']}, {row['exporter']} {row['opset']}"
     values = [f"{row[k]:.0e}" if k in row else "" for k in ("split", "ablation", "gradcam")]
     gradient = f"{row['gradient']:.0e}" if "gradient" in row else ""
-    gradient += f" / {row['gradient64']:.0e}" if "gradient64" in row else ""
+    gradient += f" / {row['slope64']:.0e}" if "slope64" in row else ""
     gradient += f" ({row['own']:.0e})" if "own" in row else ""
     times = row.get("times", {}).get("ablation-cam")
     layer = {True: "yes", False: "no"}.get(row.get("right"), "")  # type: ignore[arg-type]
