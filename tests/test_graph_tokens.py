@@ -91,6 +91,28 @@ def test_a_weight_that_only_a_branch_uses() -> None:
     np.testing.assert_allclose(found.scores, models.run(proto, {"x": x})[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("pool", ["GlobalAveragePool(o)", "ReduceMean <keepdims = 1> (o, hw)"])
+def test_windows_put_together_again(pool: str) -> None:
+    """(N, 4, 6, 12), four windows of 2×3, is no map of four units; what it becomes is one."""
+    body = (
+        "p = Conv <strides = [2, 2]> (x, w) a = Relu(p) b = Reshape(a, cut)"
+        " c = Transpose <perm = [0, 2, 4, 3, 5, 1]> (b) d = Reshape(c, windows)"
+        " e = LayerNormalization(d, ones) f = MatMul(e, mix) g = Relu(f)"
+        " h = Reshape(g, apart) i = Transpose <perm = [0, 5, 1, 3, 2, 4]> (h)"
+        f" o = Reshape(i, whole) q = {pool} r = Flatten(q) y = Gemm(r, k)"
+    )
+    held = {
+        "w": weight(12, 3, 2, 2), "mix": weight(12, 12), "ones": np.ones(12, np.float32),
+        "cut": np.array([0, 12, 2, 2, 2, 3]), "windows": np.array([0, 4, 6, 12]),
+        "apart": np.array([-1, 2, 2, 2, 3, 12]), "whole": np.array([0, 12, 4, 6]),
+        "hw": np.array([2, 3]), "k": weight(12, 4),
+    }  # fmt: skip
+    used = {n: v for n, v in held.items() if f"{n})" in body}
+    proto = models.model(body, used, "float[N,3,8,12] x", "float[N,4] y")
+    layer = onnxcam.load(proto).layer()
+    assert (layer.tensor, layer.layout, layer.units, layer.grid) == ("o", "NCHW", 12, (4, 6))
+
+
 HEAD = "p = Conv(x, k) a = Relu(p) g = GlobalAveragePool(a) f = Flatten(g) s = Shape({0})"
 HELD = {"k": weight(6, 3, 3, 3), "c": weight(6, 4)}
 

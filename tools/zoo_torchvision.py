@@ -31,7 +31,7 @@ _LAYERS = {  # pattern of the name → the expert's layer; the first that fits
     "vit.*": "encoder.layers[-1].ln_1",
     "swin_v2.*": "features[-1][-2]",  # its blocks normalise behind the attention
     "swin_.*": "features[-1][-1].norm1",
-    "maxvit_t": "blocks[-1].layers[-1].layers.window_attention",
+    "maxvit_t": "blocks[-1]",
 }
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import onnx_graphsurgeon as gs
 
+from onnxcam.graph.axes import axes_of
+
 
 @dataclass(frozen=True)
 class FeatureMap:
@@ -141,25 +143,55 @@ def spatial_of(tensor: gs.Tensor) -> Spatial | None:
 
 
 def _layout(tensor: gs.Tensor) -> str:
-    """The layout that the nearest operator behind `tensor` works in."""
-    flip = {"NCHW": "NHWC", "NHWC": "NCHW"}
-    flips = 0
+    """The layout that the nearest operator behind `tensor` works in, else the nearest ahead."""
+    # Breadth first: of several ways (a residual connection) the nearest operator tells.
+    ways: list[tuple[gs.Tensor, bool]] = [(tensor, False)]  # a tensor, and whether it was turned
+    inputs: list[bool] = []
     for _ in range(64):
-        if not tensor.inputs:
+        if not ways:
             break
-        node = tensor.inputs[0]
-        if node.op in _LAST_AXIS:
-            return "NHWC" if flips % 2 == 0 else "NCHW"
-        if node.op in _SECOND_AXIS or node.op in POOLS:
+        (t, turned), *ways = ways
+        if not t.inputs:
+            inputs.append(turned)
+            continue
+        node = t.inputs[0]
+        last = _last_axis(node)
+        if last is not None:
+            return "NHWC" if last != turned else "NCHW"
+        data = [t for t in node.inputs if not isinstance(t, gs.Constant) and t.name]
+        if node.op == "Reshape" and data and len(data[0].shape or ()) > 4:
+            continue  # windows put together again: what lies where is not to be seen from here
+        turned ^= list(node.attrs.get("perm", ())) in _TURNS
+        ways += [(t, turned) for t in (data if len(data) < 3 else data[:1])]
+    if inputs:
+        return "NHWC" if inputs[0] else "NCHW"
+    ways = [(tensor, False)]
+    for _ in range(64):
+        if not ways:
             break
-        if node.op == "Transpose" and len(node.attrs.get("perm", ())) == 4:
-            perm = list(node.attrs["perm"])
-            flips += perm in ([0, 2, 3, 1], [0, 3, 1, 2])
-        if node.op == "Concat":
-            layout = "NHWC" if node.attrs["axis"] in (3, -1) else "NCHW"
-            return layout if flips % 2 == 0 else flip[layout]
-        tensor = next((t for t in node.inputs if not isinstance(t, gs.Constant)), tensor)
-    return "NCHW" if flips % 2 == 0 else "NHWC"
+        (t, turned), *ways = ways
+        for node in t.outputs:
+            last = _last_axis(node)
+            if last is not None:
+                return "NHWC" if last != turned else "NCHW"
+            turns = list(node.attrs.get("perm", ())) in _TURNS
+            ways += [(out, turned ^ turns) for out in node.outputs[:1]]
+    return "NCHW"
+
+
+def _last_axis(node: gs.Node) -> bool | None:
+    """Whether an operator takes the last axis for the channels; None where it does not tell."""
+    if node.op == "Concat":
+        return node.attrs["axis"] in (3, -1)
+    if node.op in ("ReduceMean", "ReduceMax", "ReduceSum"):
+        axes = axes_of(node, 4)
+        return True if axes == {1, 2} else False if axes == {2, 3} else None
+    if node.op in _LAST_AXIS:
+        return True
+    return False if node.op in _SECOND_AXIS or node.op in POOLS else None
+
+
+_TURNS = ([0, 2, 3, 1], [0, 3, 1, 2])
 
 
 def area(grid: Iterable[int]) -> int:

@@ -56,12 +56,21 @@ def feature_maps(
     mixing = [i for i, n in enumerate(path) if n.op in MIXING]
     last_mixing = max(mixing, default=-1)
     maps: dict[str, FeatureMap] = {}
+    folded = False  # whether the grid lies folded in what a view would show: windows, tokens
     for tensor in found:
         node = tensor.inputs[0]
+        last = next(reversed(maps.values()), None)
+        if node.op == "Reshape" and len(tensor.shape or ()) > 4 and last and last.layout == "NHWC":
+            folded = True  # windows that are put together: the map before was none
+            del maps[last.tensor]
         after_mixing = mixing and mixing[0] <= position[tensor.name]
-        if not after_mixing or (node.op in _THROUGH and not _rectifies(node)):
+        through = node.op in _THROUGH and not _rectifies(node)
+        if not after_mixing or (through and not (folded and node.op in VIEWS)):
             continue
         spatial = spatial_of(tensor)
+        if spatial is not None and spatial.layout == "NHWC" and 1 in spatial.grid:
+            spatial = None  # 1×n are blocks of tokens, not a grid
+        folded = spatial is None
         if spatial is None or position[tensor.name] >= last_mixing:
             continue
         maps[tensor.name] = feature_map(tensor, spatial, 0, _why(node, path, position))
