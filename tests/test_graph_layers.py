@@ -273,3 +273,20 @@ def test_expected_names_exist() -> None:
         proto = onnx.load(path)
         tensors = {o for n in proto.graph.node for o in n.output}
         assert {EXPERT[path.stem][0], EXPERT[path.stem][3]} <= tensors
+
+
+@pytest.mark.parametrize(
+    ("body", "layer"),
+    [
+        ("a = Relu(p) s = Mul(a, half)", "a"),  # dropout of training frameworks that scale later
+        ("a = Relu(p) s = Mul(half, a)", "a"),
+        ("e = Erf(p) f = Add(e, one) m = Mul(p, f) s = Mul(m, half)", "s"),  # the end of a GELU
+    ],
+)
+def test_a_finished_map_times_a_number_is_looked_through(body: str, layer: str) -> None:
+    body = f"p = Conv(x, w) {body} c = Conv(s, k) g = GlobalAveragePool(c) y = Flatten(g)"
+    held = {"w": weight(6, 3, 3, 3), "k": weight(4, 6, 1, 1)}
+    held |= {"half": np.array(0.5, np.float32), "one": np.array(1, np.float32)}
+    used = {n: v for n, v in held.items() if f"{n})" in body or f"({n}," in body}
+    proto = models.model(body, used, "float[N,3,8,8] x", "float[N,4] y")
+    assert load(proto).layer().tensor == layer

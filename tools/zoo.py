@@ -42,6 +42,7 @@ MAKERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "timm": ("zoo_timm", (*TORCH, *TIMM), ("torchvision", "timm==1.0.31")),
     "transformers": ("zoo_transformers", (*TORCH, "pillow", "transformers"), ("torchvision",)),
     "keras.applications": ("zoo_keras", ("tensorflow-cpu", "tf2onnx", "onnx"), ()),
+    "paddle": ("zoo_paddle", ("paddlepaddle", "paddle2onnx"), ()),
     "onnx": ("zoo_onnx", ("onnx", "onnxruntime", "numpy"), ()),
     "variants": ("zoo_variants", (*TORCH, "pillow"), ("torchvision",)),
 }  # fmt: skip

@@ -114,6 +114,8 @@ def architecture(name: str, side: int, activation: str | None) -> Any:
             layer.adapt_mean.assign([0.485, 0.456, 0.406])
             layer.adapt_variance.assign([0.229**2, 0.224**2, 0.225**2])
             layer.finalize_state()
+            # As tensors both exporters would make further inputs of them.
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
     return net
 
 

@@ -64,7 +64,7 @@ def feature_maps(
             folded = True  # windows that are put together: the map before was none
             del maps[last.tensor]
         after_mixing = mixing and mixing[0] <= position[tensor.name]
-        through = node.op in _THROUGH and not _rectifies(node)
+        through = (node.op in _THROUGH and not _rectifies(node)) or _scales(node)
         if not after_mixing or (through and not (folded and node.op in VIEWS)):
             continue
         spatial = spatial_of(tensor)
@@ -167,6 +167,18 @@ def _rectifies(node: gs.Node) -> bool:
         return False
     lowest = {"uint8": 0, "int8": -128, "uint16": 0, "int16": -32768}.get(str(zero.dtype))
     return lowest is not None and int(zero.reshape(-1)[0]) == lowest
+
+
+def _scales(node: gs.Node) -> bool:
+    """A finished map times a number: how some exporters write dropout at inference."""
+    if node.op not in ("Mul", "Div"):
+        return False
+    arrays = [array_of(t) for t in node.inputs]
+    made = [t.inputs[0].op for t in node.inputs if t.inputs]
+    return sum(a is not None and a.size == 1 for a in arrays) == 1 and set(made) <= _FINISHED
+
+
+_FINISHED = {"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "Concat"}
 
 
 def _why(node: gs.Node, path: list[gs.Node], position: dict[str, int]) -> str:
