@@ -279,7 +279,7 @@ def test_expected_names_exist() -> None:
     ("body", "layer"),
     [
         ("a = Relu(p) s = Mul(a, half)", "a"),  # dropout of training frameworks that scale later
-        ("a = Relu(p) s = Mul(half, a)", "a"),
+        ("a = Relu(p) i = Identity(a) s = Mul(half, i)", "a"),
         ("e = Erf(p) f = Add(e, one) m = Mul(p, f) s = Mul(m, half)", "s"),  # the end of a GELU
     ],
 )

@@ -24,7 +24,7 @@ _LAYERS = {  # pattern of the name → the expert's layer, where it is not forwa
     "cait.*": "blocks_token_only[-1].norm1",
     "xcit.*": "cls_attn_blocks[-1].norm1",
     "coat_lite.*": "serial_blocks4[-1].norm1",
-    "crossvit.*": "blocks[-1].blocks[1][-1].norm1",
+    "crossvit.*": "blocks[-1].fusion[-1].norm1",
     "tnt.*": "blocks[-1].norm_out",
     "twins.*": "blocks[-1][-1].norm1",
     "pit.*": "transformers[-1].blocks[-1].norm1",

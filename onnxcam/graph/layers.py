@@ -174,8 +174,11 @@ def _scales(node: gs.Node) -> bool:
     if node.op not in ("Mul", "Div"):
         return False
     arrays = [array_of(t) for t in node.inputs]
-    made = [t.inputs[0].op for t in node.inputs if t.inputs]
-    return sum(a is not None and a.size == 1 for a in arrays) == 1 and set(made) <= _FINISHED
+    makers = [t.inputs[0] for t in node.inputs if t.inputs]
+    while makers and makers[0].op in ("Identity", "Cast", "Dropout") and makers[0].inputs[0].inputs:
+        makers = [makers[0].inputs[0].inputs[0]]
+    numbers = sum(a is not None and a.size == 1 for a in arrays)
+    return numbers == 1 and {n.op for n in makers} <= _FINISHED
 
 
 _FINISHED = {"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "Concat"}
