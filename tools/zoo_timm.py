@@ -23,6 +23,7 @@ _LAYERS = {  # pattern of the name → the expert's layer, where it is not forwa
     "(beit|convit|deit|eva|vit_|flexivit|samvit|naflex|vitamin|hiera_).*": _NORM1,
     "cait.*": "blocks_token_only[-1].norm1",
     "xcit.*": "cls_attn_blocks[-1].norm1",
+    "coat_tiny": "parallel_blocks[-1].norm13",
     "coat_lite.*": "serial_blocks4[-1].norm1",
     "crossvit.*": "blocks[-1].fusion[-1].norm1",
     "tnt.*": "blocks[-1].norm_out",

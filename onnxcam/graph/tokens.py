@@ -148,7 +148,7 @@ def _grid(
     for grid in grids:
         if 0 <= tokens - area(grid) <= 16 and area(grid) > 1:
             return grid, tokens - area(grid)
-    for prefix in range(17):
+    for prefix in range(6):  # a class token, one of distillation, four registers
         for h in range(2, tokens):
             w, rest = divmod(tokens - prefix, h)
             if not rest and w > 1 and h * size[1] == w * size[0]:
