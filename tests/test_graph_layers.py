@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import models
+import onnxcam
 from models import LIGHT, each_golden, golden_classifier, golden_index, weight
 from onnxcam import LayerError, ModelError, load
 
@@ -290,3 +291,31 @@ def test_a_finished_map_times_a_number_is_looked_through(body: str, layer: str) 
     used = {n: v for n, v in held.items() if f"{n})" in body or f"({n}," in body}
     proto = models.model(body, used, "float[N,3,8,8] x", "float[N,4] y")
     assert load(proto).layer().tensor == layer
+
+
+@pytest.mark.parametrize("zero", [-128, 3])
+def test_integer_maps_are_shown_as_floats(zero: int) -> None:
+    """A map of QLinearConv, read by a convolution to the classes: as floats, 0 being "off"."""
+    body = (
+        "q = QuantizeLinear(x, s, z) a = QLinearConv(q, s, z, w, s, o, s, out)"
+        " c = QLinearConv(a, s, out, k, s, o, s, z) d = DequantizeLinear(c, s, z)"
+        " g = GlobalAveragePool(d) y = Flatten(g)"
+    )
+    random = models.rng(0)
+    held = {
+        "s": np.array(0.05, np.float32), "z": np.array(1, np.int8), "o": np.array(0, np.int8),
+        "out": np.array(zero, np.int8),
+        "w": random.integers(-20, 20, (6, 3, 3, 3)).astype(np.int8),
+        "k": random.integers(-20, 20, (4, 6, 1, 1)).astype(np.int8),
+    }  # fmt: skip
+    proto = models.model(body, held, "float[N,3,8,8] x", "float[N,4] y")
+    classifier = load(proto)
+    layer = classifier.layer()
+    assert (layer.units, layer.grid) == (6, (6, 6))
+    tensor = classifier.graph().tensors()[layer.tensor]
+    assert tensor.dtype == np.float32
+    x = models.images(2, 3, 8, 8)
+    (whole,) = models.run(proto, {"x": x}, ["a"])
+    features = onnxcam.split(classifier)[0]
+    (shown,) = models.run(features, {"x": x}, [layer.tensor])
+    np.testing.assert_allclose(shown, 0.05 * (whole.astype(np.float32) - zero), rtol=1e-6)

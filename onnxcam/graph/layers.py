@@ -71,7 +71,7 @@ def feature_maps(
         if spatial is not None and spatial.layout == "NHWC" and 1 in spatial.grid:
             spatial = None  # 1×n are blocks of tokens, not a grid
         folded = spatial is None
-        if spatial is None or position[tensor.name] >= last_mixing:
+        if spatial is None or position[tensor.name] >= last_mixing or _integer(tensor):
             continue
         maps[tensor.name] = feature_map(tensor, spatial, 0, _why(node, path, position))
     tokens = token_maps(path, image, size)
@@ -159,14 +159,27 @@ def find_layer(
 
 
 def _rectifies(node: gs.Node) -> bool:
-    """A dequantised tensor whose quantiser clips at zero: that clipping is the activation."""
+    """A dequantised tensor that shows a map for the first time.
+
+    Either the operator ahead computes in integers, or the quantiser ahead clips at zero what a
+    layer gives: that clipping is the activation.
+    """
     if node.op != "DequantizeLinear" or not node.inputs[0].inputs:
         return False
+    quantiser = node.inputs[0].inputs[0]
+    if quantiser.op != "QuantizeLinear":
+        return quantiser.op not in _THROUGH
+    source = quantiser.inputs[0].inputs[0].op if quantiser.inputs[0].inputs else ""
     zero = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
-    if zero is None or zero.size != 1:
+    if source in _THROUGH or zero is None or zero.size != 1:
         return False
     lowest = {"uint8": 0, "int8": -128, "uint16": 0, "int16": -32768}.get(str(zero.dtype))
     return lowest is not None and int(zero.reshape(-1)[0]) == lowest
+
+
+def _integer(tensor: gs.Tensor) -> bool:
+    """Whether a tensor holds quantised numbers: zero is not "off" in it."""
+    return tensor.dtype is not None and np.dtype(tensor.dtype).kind in "iu"
 
 
 def _scales(node: gs.Node) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.graph.emit import Emitter
-from onnxcam.graph.feature import area
+from onnxcam.graph.feature import MIXING, area
 from onnxcam.graph.paths import cuts, path_nodes
 
 _SCALE_OF = {  # op → positions of the output's scale and zero point among its inputs
@@ -28,13 +28,17 @@ _SCALE_OF = {  # op → positions of the output's scale and zero point among its
 def show_floats(graph: gs.Graph, image: str, score: str) -> bool:
     """Puts the pair behind the last integer map that everything passes through, in place.
 
-    Says whether there was one; shapes must be annotated.
+    It is looked for ahead of the last mixing layer: a convolution whose channels are the classes
+    belongs to the head. Says whether there was one; shapes must be annotated.
     """
     path = path_nodes(graph, image, score)
+    position = {t.name: i for i, n in enumerate(path) for t in n.outputs}
+    mixing = max((i for i, n in enumerate(path) if n.op in MIXING), default=-1)
     maps = [
         t
         for t in cuts(path, image)
-        if t.dtype in (np.uint8, np.int8)
+        if position[t.name] < mixing
+        and t.dtype in (np.uint8, np.int8)
         and t.inputs[0].op in _SCALE_OF
         and t.inputs[0].op != "QuantizeLinear"
         and t.shape is not None
@@ -52,7 +56,7 @@ def show_floats(graph: gs.Graph, image: str, score: str) -> bool:
     real.dtype, real.shape = np.dtype(np.float32), list(tensor.shape)
     again = e.QuantizeLinear(real, scale, zero)
     again.dtype, again.shape = tensor.dtype, list(tensor.shape)
-    for consumer, position in consumers:
-        consumer.inputs[position] = again
+    for consumer, place in consumers:
+        consumer.inputs[place] = again
     graph.toposort()
     return True
