@@ -162,7 +162,8 @@ def handle(group: Row, python: Path, results: Results, given: argparse.Namespace
     family, model = group["family"], group["model"]
     about = {"family": family, "model": model, "expert_layer": group["layer"]}
     wanted = [
-        (e, o) for e, o in group["exports"] if (family, model, e, o) not in results.rows
+        (e, o) for e, o in group["exports"]
+        if (family, model, e, o) not in results.rows and asked(f"{e}-{o}", given.export)
     ]  # fmt: skip
     if not wanted:
         return
@@ -215,15 +216,22 @@ def checked(path: Path, folder: Path, limit: float, seconds: float, near: bool) 
 
 def chosen(given: argparse.Namespace, family: str, listed: Iterable[Row]) -> list[Row]:
     """The groups that the command line asks for."""
-    patterns = given.only or ["*"]
-    return [g for g in listed if any(fnmatch.fnmatch(g["model"], p) for p in patterns)]
+    return [g for g in listed if asked(g["model"], given.only)]
+
+
+def asked(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name fits one of the patterns, or there are none."""
+    return not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is missing, and writes the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--family", action="append", choices=list(MAKERS), help="default: all")
-    parser.add_argument("--only", action="append", metavar="PATTERN", help="models by name")
+    parser.add_argument("--only", action="append", default=[], metavar="PATTERN",
+                        help="models by name")  # fmt: skip
+    parser.add_argument("--export", action="append", default=[], metavar="PATTERN",
+                        help="exports by name, as in 'dynamo-*'")  # fmt: skip
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "zoo", metavar="DIR")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "zoo.md", metavar="FILE")
     parser.add_argument("--table", action="store_true", help="write the page, run nothing")
