@@ -53,6 +53,7 @@ ROW: dict[str, Any] = {
     "family": "timm", "model": "net", "exporter": "dynamo", "opset": 23, "expert_layer": "last",
     "failed": {}, "right": True, "split": 1e-7, "ablation": 1e-6, "gradcam": 1e-6,
     "gradient": 1e-6, "layer": {"tensor": "t", "units": 8, "grid": [7, 7]}, "expert": [8, 7, 7],
+    "origin": "PyTorch", "methods": {"grad-cam": None, "cam": "two linear layers"},
 }  # fmt: skip
 
 
@@ -68,7 +69,8 @@ ROW: dict[str, Any] = {
         ({"failed": {"grad-cam": "no rule"}}, "grad-cam: no rule"),
         ({"export_error": "refused"}, "not exported: refused"),
         ({"near": True, "gradient": 0.3, "gradient_alike": 0.95}, ""),
-        ({"near": True, "gradient_alike": 0.5}, "gradient at a cosine of 0.50"),
+        ({"near": True, "alike": 0.9995, "gradient_alike": 0.5}, "gradient at a cosine of 0.50"),
+        ({"near": True, "alike": 0.97, "gradient_alike": 0.5}, ""),
     ],
 )
 def test_what_is_wrong_with_a_row(change: dict[str, Any], said: str) -> None:
@@ -78,9 +80,12 @@ def test_what_is_wrong_with_a_row(change: dict[str, Any], said: str) -> None:
 
 def test_the_page_counts() -> None:
     rows = [ROW, {**ROW, "model": "other", "right": False}, {**ROW, "opset": 17, "gradient": 1.0}]
-    page = zoo_table.page([*rows, {**ROW, "opset": 11, "export_error": "a | b"}])
-    assert "| timm | 2 | 3 | 3 | 2 | 2 |" in page
-    assert "not exported: a / b" in page
+    unmade = {name: ROW[name] for name in ("family", "model", "exporter", "expert_layer")}
+    page = zoo_table.page([*rows, {**unmade, "opset": 11, "export_error": "a | b"}])
+    assert "| timm | 2 | 3 of 4 | 3 of 3 | 2 of 3 | 3 of 3 | 2 of 3 | 3 of 3 |" in page
+    assert "- timm `other` (dynamo 23): layer t [8, 7, 7] is not the expert's" in page
+    assert page.partition("## Not exported")[2].startswith("\n\n- timm `net` (dynamo 11): a / b\n")
+    assert "| `t` 8×7×7 **no** |" in page and "| 1 of 2, not cam |" in page
 
 
 def test_results_survive(tmp_path: Path) -> None:

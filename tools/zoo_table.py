@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -63,62 +63,156 @@ def line(row: Row) -> str:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """The whole page: what was run, family by family, and what is wrong with each miss."""
+    """The whole page: the sum of each family, every miss with its reason, and all rows."""
     rows = sorted(rows, key=lambda r: (r["family"], r["model"], r["exporter"], r["opset"]))
-    found = [_HEAD, *_summary(rows)]
+    found = [_HEAD, *_summary(rows), *_misses(rows)]
     for family, own in _by(rows, "family").items():
-        found += [f"\n## {family}\n", _COLUMNS, "|---|---|---|---|---|---|---|---|---|"]
-        found += [_row(row) for row in own]
+        found += [f"\n## {family}\n", *_lines(_ROW, own)]
     return "\n".join(found) + "\n"
 
 
 _HEAD = f"""# The zoo
 
-Made by `tools/zoo.py`, row by row; it goes on where it was stopped, and this page has what was run
-so far. Weights are random, rescaled so that signals neither die out nor explode. *Layer* says
-whether the default feature map has the values of the one that an expert names. *Split* is
-head(features(x)) against the model, *ablation* the exact against the literal way, *Grad-CAM* and
-*gradient* (for the image) are held against the framework's own autograd, in float64 where the model
-is not too large; all are largest differences over the largest value, the median of three pictures.
-Up to {CLOSE:g} counts as equal. In float32 a rectifier within rounding of zero may fall to either
-side and turn a whole gradient; what that does in the framework itself, its float32 against its
-float64, stands in brackets. Where the gradient is off by more than {CLOSE:g}, it is therefore held
-against differences of the same graph in float64 (the number behind the stroke), and counts if that
-agrees. *Time* is an Ablation-CAM explanation over plain inference, on one thread.
+Whole model zoos, exported with random weights (rescaled, so that signals neither die out nor
+explode) and explained without a hint. Made by `python tools/zoo.py`, row by row, each model in a
+process of its own that may take 8 GiB; a run that was stopped goes on where it was, and the page
+has what was run.
+
+- *layer*: the default feature map, and whether it is the one that an expert names (*expert's*).
+  Told by its values; of a quantised variant, by no tensor in the file being more like the expert's.
+- *split*: head(features(x)) against the model. *ablation*: exact against literal Ablation-CAM.
+  *Grad-CAM*, *gradient*: against the framework's own autograd, the latter for the image. All are
+  the largest difference over the largest value, the median of three pictures; up to {CLOSE:g} is
+  equal.
+- In float32 a rectifier within rounding of zero may fall to either side and turn a whole gradient.
+  In brackets stands what that does to the framework itself, its float32 against its float64. Where
+  the gradient is off by more than {CLOSE:g}, the same gradient graph is therefore run in float64
+  and held against differences of the model's score: the number behind the stroke, which decides.
+- *methods*: how many of all methods can explain the model, and those that cannot (`inspect` says
+  why). *time*, *memory*: Ablation-CAM over plain inference of one picture on one thread; memory is
+  the peak including all that is done to load, analyse and compile.
+- A variant (quantised, half precision) is another function than its full model, the more so with
+  random weights; its gradients are held against the full model's by their cosine, and only where
+  the feature maps correlate at {SAME:g} or more.
 """
 
-_COLUMNS = (
-    "| model, export | expert's layer | layer | split | ablation | Grad-CAM "
-    "| gradient / by differences (framework's float32) | time | miss |"
-)
+
+def _ran(row: Row) -> bool:
+    return not ({"load", "check"} & {*row.get("failed", {"load": ""})})
+
+
+def _differentiable(row: Row) -> bool:
+    return _ran(row) and not ({"grad-cam", "saliency", "gradients"} & {*row["failed"]})
 
 
 def _summary(rows: Sequence[Row]) -> list[str]:
-    lines = ["| family | models | exports | explained | right layer | gradient equal |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
-    for family, own in _by(rows, "family").items():
-        made = [r for r in own if "export_error" not in r]
-        ran = [r for r in made if "load" not in r["failed"] and "check" not in r["failed"]]
-        right = [r for r in ran if r.get("right")]
-        equal = [r for r in ran if "gradient" in r and "gradient off" not in remark(r)]
-        models = len(_by(own, "model"))
-        cells = (family, models, len(made), len(ran), len(right), len(equal))
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return lines
+    return _lines(_SUM, [*_by(rows, "family").items(), ("all", rows)])
 
 
-def _row(row: Row) -> str:
-    name = f"{row['model']}, {row['exporter']} {row['opset']}"
-    values = [f"{row[k]:.0e}" if k in row else "" for k in ("split", "ablation", "gradcam")]
-    gradient = f"{row['gradient']:.0e}" if "gradient" in row else ""
-    gradient += f" / {row['slope64']:.0e}" if "slope64" in row else ""
-    gradient += f" ({row['own']:.0e})" if "own" in row else ""
-    times = row.get("times", {}).get("ablation-cam")
-    layer = {True: "yes", False: "no"}.get(row.get("right"), "")  # type: ignore[arg-type]
-    miss = remark(row).replace("|", "/")[:160]
-    cells = [name, f"`{row['expert_layer']}`", layer, *values, gradient,
-             f"{times:.2f}" if times else "", miss]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+Family = tuple[str, Sequence[Row]]
+
+
+def _share(part: Callable[[Row], bool], of: Callable[[Row], bool]) -> Callable[[Family], str]:
+    def cell(family: Family) -> str:
+        asked = [row for row in family[1] if of(row)]
+        return f"{sum(map(part, asked))} of {len(asked)}"
+
+    return cell
+
+
+_SUM: dict[str, Callable[[Family], str]] = {
+    "family": lambda f: f[0],
+    "models": lambda f: str(len({(r["family"], r["model"]) for r in f[1]})),
+    "exported": _share(lambda r: "export_error" not in r, lambda r: True),
+    "explained": _share(_ran, lambda r: "export_error" not in r),
+    "expert's layer": _share(lambda r: r["right"], lambda r: "right" in r),
+    "differentiable": _share(_differentiable, lambda r: "export_error" not in r),
+    "gradient equal": _share(
+        lambda r: "gradient off" not in remark(r), lambda r: "gradient" in r and "near" not in r
+    ),
+    "exporter told": _share(lambda r: bool(r["origin"]), lambda r: "origin" in r),
+}
+
+
+def _misses(rows: Sequence[Row]) -> list[str]:
+    """Every row that is not right with its reason, and what the framework could not export."""
+    refused = [row for row in rows if "export_error" in row]
+    made = [row for row in rows if "export_error" not in row]
+    found = ["\n## Misses\n", *(_reasons(made) or ["None."])]
+    return [*found, "\n## Not exported\n", *_reasons(refused)] if refused else found
+
+
+def _reasons(rows: Iterable[Row]) -> list[str]:
+    """What is wrong with those that are not right; exports of a model with one reason share it."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if not good(row):
+            what = (row["family"], row["model"], _reason(row))
+            reasons.setdefault(what, []).append(f"{row['exporter']} {row['opset']}")
+    return [f"- {family} `{model}` ({', '.join(exports)}): {why}"
+            for (family, model, why), exports in reasons.items()]  # fmt: skip
+
+
+def _reason(row: Row) -> str:
+    why = " ".join(remark(row).replace("|", "/").split()).removeprefix("not exported: ")
+    return why if len(why) <= LONGEST else f"{why[:LONGEST]} …"
+
+
+LONGEST = 200
+"""Characters of a reason."""
+
+
+def _lines(columns: Mapping[str, Callable[[Any], str]], things: Iterable[Any]) -> list[str]:
+    """A table of a row for each thing."""
+    lines = [[*columns], ["---"] * len(columns)]
+    lines += [[cell(thing) for cell in columns.values()] for thing in things]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _value(name: str) -> Callable[[Row], str]:
+    return lambda row: f"{row[name]:.0e}" if name in row else ""
+
+
+def _layer(row: Row) -> str:
+    if "layer" not in row:
+        return ""
+    layer, told = row["layer"], {True: "", False: " **no**"}
+    shape = "×".join(map(str, [layer["units"], *layer["grid"]]))
+    return f"`{layer['tensor']}` {shape}{told.get(row.get('right', True))}"
+
+
+def _gradient(row: Row) -> str:
+    found = _value("gradient")(row)
+    found += f" / {row['slope64']:.0e}" if "slope64" in row else ""
+    return found + (f" ({row['own']:.0e})" if "own" in row else "")
+
+
+def _methods(row: Row) -> str:
+    if "methods" not in row:
+        return ""
+    cannot = [name for name, why in row["methods"].items() if why]
+    many = len(row["methods"])
+    return f"{many - len(cannot)} of {many}" + (f", not {', '.join(cannot)}" if cannot else "")
+
+
+def _ratio(number: float | None) -> str:
+    return "" if number is None else f"{number:.2f}"
+
+
+_ROW: dict[str, Callable[[Row], str]] = {
+    "model": lambda r: r["model"],
+    "export": lambda r: f"{r['exporter']} {r['opset']}",
+    "layer": _layer,
+    "expert's": lambda r: f"`{r['expert_layer']}`",
+    "split": _value("split"),
+    "ablation": _value("ablation"),
+    "Grad-CAM": _value("gradcam"),
+    "gradient": _gradient,
+    "methods": _methods,
+    "time": lambda r: _ratio(r.get("times", {}).get("ablation-cam")),
+    "memory": lambda r: _ratio(r.get("memory")),
+    "right": lambda r: "yes" if good(r) else "no",
+}
 
 
 def _by(rows: Iterable[Row], name: str) -> dict[str, list[Row]]:

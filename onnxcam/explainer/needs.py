@@ -220,8 +220,8 @@ def _refuse_unless_linear(b: Bench, layer: FeatureMap) -> None:
         met = f"node {wrong.name!r} ({wrong.op})" if wrong is not None else "nothing"
         raise ModelError(
             f"CAM needs a head that is a global average and one linear layer, and behind "
-            f"{layer.tensor!r} stands {met}; grad-cam gives the same map for such heads and works "
-            "for all others"
+            f"{layer.tensor!r} stands {met}; grad-cam gives the same map for such heads and "
+            "asks for none"
         )
 
 
