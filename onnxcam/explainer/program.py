@@ -26,6 +26,7 @@ from onnxcam.graph.emit import Emitter
 from onnxcam.graph.load import Classifier
 from onnxcam.graph.model import Model
 from onnxcam.graph.paths import every_input, reached
+from onnxcam.graph.shapes import Shape, bound
 from onnxcam.graph.split import extract
 
 SCORES, CHOSEN = "onnxcam/scores", "onnxcam/chosen"
@@ -74,7 +75,7 @@ class Form:
     def bytes(self) -> int:
         """Memory that one image takes in the whole, stacks left out, about."""
         inside = set().union(*map(self._behind, self._items)) if self.stacks else set()
-        return peak_bytes(self.whole, _made(self.whole) - inside)
+        return peak_bytes(self.whole, _made(self.whole) - inside, self._shapes)
 
     @cached_property
     def trunk(self) -> Stage:
@@ -95,7 +96,7 @@ class Form:
             given = [*self._into(stack), stack.name]
             model = extract(self._graph, given, [stack.result], self.classifier.model)
             inside = self._inside(stack)
-            found.append(Stage(model, stack, peak_bytes(self.whole, inside)))
+            found.append(Stage(model, stack, peak_bytes(self.whole, inside, self._shapes)))
         return found
 
     @cached_property
@@ -106,6 +107,12 @@ class Form:
             return None
         given = [*self._into_finish, *(s.result for s in self.stacks)]
         return Stage(extract(self._graph, given, late, self.classifier.model))
+
+    @cached_property
+    def _shapes(self) -> dict[str, Shape]:
+        """What the loader found out about the model's own tensors, for one image."""
+        every = self._graph.tensors().items()
+        return {n: shape for n, t in every if (shape := bound(t.shape, 1)) is not None}
 
     @property
     def _inputs(self) -> list[str]:

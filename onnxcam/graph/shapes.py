@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,11 +60,17 @@ class Static:
         return onnx.helper.make_tensor_type_proto(element, self.shapes.get(name))
 
 
-def static_shapes(model: Model, inputs: dict[str, Shape], probe: Probe | None = None) -> Static:
+def static_shapes(
+    model: Model,
+    inputs: dict[str, Shape],
+    probe: Probe | None = None,
+    known: Mapping[str, Shape] | None = None,
+) -> Static:
     """Shapes, element types and shape arithmetic when the inputs have the shapes `inputs`.
 
     One pass over the nodes: each is folded if its inputs are known, else onnx infers its outputs.
-    Where inference stops (operators outside the standard), one run through `probe` settles it.
+    Where inference stops (operators outside the standard, sizes computed in floats), `known` shapes
+    help it on, or one run through `probe` settles it.
     """
     found = Static({}, {}, {})
     graph = model.proto.graph
@@ -79,7 +85,7 @@ def static_shapes(model: Model, inputs: dict[str, Shape], probe: Probe | None = 
     for name, array in model.weights.items():  # positions and shapes are integers
         if np.issubdtype(array.dtype, np.integer) and array.nbytes <= MOST_BYTES:
             found.values[name] = array
-    _sweep(model, found)
+    _sweep(model, found, known or {})
     unknown = [t for node in graph.node for t in node.output if t and t not in found.shapes]
     if unknown and probe is not None:
         _probed(model, inputs, unknown, probe, found)
@@ -93,7 +99,7 @@ def _values(tensor: onnx.TensorProto) -> np.ndarray:
         raise ModelError(f"weight {tensor.name!r} is damaged: {error}") from error
 
 
-def _sweep(model: Model, found: Static) -> None:
+def _sweep(model: Model, found: Static, known: Mapping[str, Shape]) -> None:
     versions = {
         "" if o.domain == "ai.onnx" else o.domain: o.version for o in model.proto.opset_import
     }
@@ -108,6 +114,9 @@ def _sweep(model: Model, found: Static) -> None:
             found.note(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
         elif all(t in found.dtypes for t in node.input if t):
             _infer(node, domain, versions.get(domain, 1), found)
+            for name in node.output:
+                if name in known and name not in found.shapes:
+                    found.shapes[name] = known[name]
 
 
 def _known_value(node: onnx.NodeProto, domain: str, found: Static) -> np.ndarray | None:
