@@ -69,8 +69,10 @@ ROW: dict[str, Any] = {
         ({"failed": {"grad-cam": "no rule"}}, "grad-cam: no rule"),
         ({"export_error": "refused"}, "not exported: refused"),
         ({"near": True, "gradient": 0.3, "gradient_alike": 0.95}, ""),
-        ({"near": True, "alike": 0.9995, "gradient_alike": 0.5}, "gradient at a cosine of 0.50"),
-        ({"near": True, "alike": 0.97, "gradient_alike": 0.5}, ""),
+        ({"near": True, "alike": 0.9995, "gradcam_alike": 0.5}, "Grad-CAM at a cosine of 0.50"),
+        ({"near": True, "alike": 0.97, "gradcam_alike": 0.5}, ""),
+        ({"near": True, "ablation": 0.1, "ablation_of_score": 1e-3}, ""),
+        ({"near": True, "ablation": 0.1, "ablation_of_score": 0.1}, "ablation off by 1.0e-01"),
     ],
 )
 def test_what_is_wrong_with_a_row(change: dict[str, Any], said: str) -> None:

@@ -102,9 +102,9 @@ def _session(path: str) -> Any:
 
 
 def _pictures(session: Any, held: Mapping[str, Any], count: int) -> Any:
-    if "x" in held:
-        return held["x"][:count]
     value = session.get_inputs()[0]
+    if "x" in held:
+        return held["x"][:count].astype(np.float16 if "float16" in value.type else np.float32)
     shape = [n if isinstance(n, int) else count if i == 0 else 224
              for i, n in enumerate(value.shape)]  # fmt: skip
     random = np.random.default_rng(0)
@@ -212,9 +212,10 @@ def _best_alike(path: str, images: Any, golden: Any, layer: Any) -> float:
     session, best = _session_of(proto), 0.0
     feed = {session.get_inputs()[0].name: images}
     for t in map(np.asarray, session.run(names, feed)):
+        tokens = (len(golden), layer.prefix + layer.grid[0] * layer.grid[1], golden.shape[1])
         if t.shape == golden.shape:
             best = max(best, _correlation(t, golden))
-        elif layer.layout == "NTC" and t.ndim == 3 and t.shape[2] == golden.shape[1]:
+        elif layer.layout == "NTC" and t.shape == tokens:
             best = max(best, _correlation(_grid(t, layer), golden))
     return best
 
@@ -279,7 +280,8 @@ def _literal(
         row.setdefault("ablation_notes", list(result.notes))
     scale = float(np.abs(result.target_score).max()) or 1.0
     largest = max(float(np.abs(found["literal"]).max()), 1e-3 * scale)
-    row["ablation"] = float(np.abs(found["exact"] - found["literal"]).max() / largest)
+    off = float(np.abs(found["exact"] - found["literal"]).max())
+    row["ablation"], row["ablation_of_score"] = off / largest, off / scale
 
 
 def _gradients(
