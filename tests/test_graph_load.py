@@ -242,6 +242,39 @@ def test_functions_are_inlined() -> None:
     }  # fmt: skip
 
 
+def test_functions_whose_domain_has_two_versions() -> None:
+    """jax2onnx writes them so; which version a model's own functions have means nothing."""
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 18, "local" : 1, "inner" : 1]>
+        test (float[N,3,8,8] x) => (float[N,4] y) {
+            p = Conv(x, w)
+            a = Relu(p)
+            y = local.head(a, v)
+        }
+        <domain: "local", opset_import: ["" : 18, "local" : 18, "inner" : 18]>
+        head (i, m) => (o) { g = GlobalAveragePool(i) f = inner.flat(g) o = MatMul(f, m) }
+        <domain: "inner", opset_import: ["" : 18, "inner" : 18]>
+        flat (i) => (o) { o = Flatten(i) }
+        """
+    )
+    for name, array in {"w": weight(6, 3, 3, 3), "v": weight(6, 4)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    found = explained(proto, proto, X).classifier
+    assert [o.domain for o in found.model.proto.opset_import] == [""]
+
+
+def test_an_operator_set_that_is_named_twice() -> None:
+    """As in a file that onnx.compose joined from two; older than 18, so that it is raised."""
+    proto = tiny(opset=17)
+    proto.opset_import.add(domain="", version=17)
+    classifier = load(proto)
+    assert [(o.domain, o.version) for o in classifier.model.proto.opset_import] == [("", 18)]
+    found = Explainer(proto, "grad-cam", provider="cpu", threads=1)(X)
+    want = Explainer(tiny(opset=17), "grad-cam", provider="cpu", threads=1)(X)
+    close(found.raw, want.raw)
+
+
 def two_inputs() -> ModelProto:
     weights = {"w": weight(6, 3, 3, 3, seed=2), "v": weight(6, 4, seed=4)}
     return models.model(
