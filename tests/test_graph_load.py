@@ -275,6 +275,24 @@ def test_an_operator_set_that_is_named_twice() -> None:
     close(found.raw, want.raw)
 
 
+def test_a_slice_that_ends_at_the_size_of_the_batch() -> None:
+    """JAX states an end for each axis: here the first token is cut off, the batch is kept."""
+    tokens = {"w": weight(4, 3, 2, 2), "h": weight(4, 5), "m": np.array([1])}
+    tokens |= {"g": np.array([0, 4, -1]), "o": np.array([0]), "f": np.array([0, 1, 0])}
+    tokens |= {"t": np.array([16]), "u": np.array([4]), "q": np.array([0, 1, 2])}
+    body = (
+        "p = Conv <strides = [2, 2]> (x, w) a = Relu(p) r = Reshape(a, g)"
+        " s = Transpose <perm = [0, 2, 1]> (r) d = Shape(s) b = Gather(d, o)"
+        " e = Concat <axis = 0> (b, t, u) z = Slice(s, f, e, q)"
+        " c = ReduceMean <keepdims = 0> (z, m) y = MatMul(c, h)"
+    )
+    proto = models.model(body, tokens, inputs="float[N,3,8,8] x", outputs="float[N,5] y")
+    classifier = load(proto)
+    assert classifier.batch is None and not classifier.notes
+    explained(proto, proto, X)
+    assert Explainer(proto, "grad-cam", provider="cpu", threads=1)(X).raw.shape == (3, 4, 4)
+
+
 def two_inputs() -> ModelProto:
     weights = {"w": weight(6, 3, 3, 3, seed=2), "v": weight(6, 4, seed=4)}
     return models.model(
