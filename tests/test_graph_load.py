@@ -264,6 +264,31 @@ def test_functions_whose_domain_has_two_versions() -> None:
     assert [o.domain for o in found.model.proto.opset_import] == [""]
 
 
+def test_constants_of_functions() -> None:
+    """Axes that a function holds itself; were they not known, images might meet in the mean."""
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 18, "local" : 1]>
+        test (float[N,3,8,8] x) => (float[N,4] y) {
+            p = Conv(x, w)
+            a = Relu(p)
+            m = local.mean(a)
+            y = MatMul(m, v)
+        }
+        <domain: "local", opset_import: ["" : 18]>
+        mean (i) => (o) {
+            axes = Constant <value_ints = [2, 3]> ()
+            o = ReduceMean <keepdims = 0> (i, axes)
+        }
+        """
+    )
+    for name, array in {"w": weight(6, 3, 3, 3), "v": weight(6, 4)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    classifier = explained(proto, proto, X).classifier
+    assert classifier.batch is None and not classifier.notes
+    assert Explainer(proto, "grad-cam", provider="cpu", threads=1)(X).raw.shape == (3, 6, 6)
+
+
 def test_an_operator_set_that_is_named_twice() -> None:
     """As in a file that onnx.compose joined from two; older than 18, so that it is raised."""
     proto = tiny(opset=17)

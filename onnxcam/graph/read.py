@@ -15,7 +15,7 @@ from onnx import inliner
 
 from onnxcam.errors import ModelError
 from onnxcam.graph.model import Model
-from onnxcam.graph.weights import INLINE_BYTES, Fetch, detach
+from onnxcam.graph.weights import INLINE_BYTES, Fetch, constants_to_initializers, detach
 from onnxcam.graph.wire import Malformed, Span, skim
 
 MAX_BYTES = 8 << 30
@@ -72,6 +72,7 @@ def read_model(
     model.proto.ir_version = max(model.proto.ir_version, 4)
     if model.proto.functions:
         model = Model(inliner.inline_local_functions(model.proto), model.weights)
+        constants_to_initializers(model.proto.graph, model.weights)  # those of the functions
     return model
 
 
