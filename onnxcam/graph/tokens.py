@@ -122,7 +122,7 @@ def _projected(
     """
     inside = {id(n) for n in ahead}
     for i in range(len(found) - 1, -1, -1):
-        consumers = [n for n in found[i].outputs if id(n) in inside]
+        consumers = [n for n in _takers(found[i]) if id(n) in inside]
         projected = any(
             n.op in ATTENTION
             or (n.op in MIXING and any(t.name and t.name not in on_path for t in n.inputs))
@@ -139,6 +139,17 @@ def _projected(
                 break
         return best
     return None
+
+
+def _takers(tensor: gs.Tensor) -> list[gs.Node]:
+    """What takes a tensor, be it as rows: Flax's exports flatten it once for each projection."""
+    features = (tensor.shape or [None])[-1]
+    found = []
+    for node in tensor.outputs:
+        shape = node.outputs[0].shape if node.op == "Reshape" else None
+        rows = shape is not None and len(shape) == 2 and shape[1] == features
+        found += [n for n in node.outputs[0].outputs if n.op == "Gemm"] if rows else [node]
+    return found
 
 
 def _grid(
