@@ -51,7 +51,7 @@ class Net:
         taken: The map is not what the call returns but what it takes.
         options: What the model's maker is told.
         shape: Of one picture, as the model takes it.
-        softmax: Whether the export ends in one.
+        end: What the export makes of the logits.
     """
 
     library: str
@@ -61,7 +61,7 @@ class Net:
     taken: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     shape: tuple[int, ...] = (224, 224, 3)
-    softmax: bool = False
+    end: Callable[[Array], Array] = np.asarray
 
 
 _FIRST = (3, 224, 224)
@@ -77,12 +77,12 @@ NETS = {
     "haiku-MobileNetV1": Net("haiku", "MobileNetV1", _SEPARABLE),
     "flaxmodels-ResNet18": Net("flaxmodels", "ResNet18",
                                "flaxmodels.resnet.resnet:BasicBlock.__call__"),
-    "flaxmodels-VGG16": Net("flaxmodels", "VGG16", "flax.linen:relu", later=2, softmax=True,
+    "flaxmodels-VGG16": Net("flaxmodels", "VGG16", "flax.linen:relu", later=2, end=softmax,
                             options={"kernel_init": jax.nn.initializers.he_normal()}),
     "nnx-CNN": Net("nnx", f"{_EXAMPLES}.cnn:CNN", "flax.nnx:relu", later=1, shape=_GREY),
     "nnx-VisionTransformer": Net("nnx", f"{_EXAMPLES}.vit:VisionTransformer",
                                  f"{_EXAMPLES}.vit:MultiHeadAttention.__call__", taken=True,
-                                 options=_VIT, shape=_GREY),
+                                 options=_VIT, shape=_GREY, end=lambda t: np.log(softmax(t))),
     "equimo-convnext_t": Net("equimo", "convnext_t", "equimo.layers.generic:BlockChunk.__call__",
                              options={"layer_scale_init_value": 1.0}, shape=_FIRST),
     "equimo-mobilenetv3_small": Net("equimo", "mobilenetv3_small",
@@ -185,7 +185,7 @@ def flaxmodels_net(net: Net, batch: Array) -> Built:
         with writable_pools(linen):
             return module(output, x).apply(weights, x, train=False)
 
-    output = "softmax" if net.softmax else "logits"
+    output = "softmax" if net.end is softmax else "logits"
     return Built(variables, call, lambda weights: lambda x: call(weights, x, output))
 
 
@@ -196,11 +196,12 @@ def nnx_net(net: Net, batch: Array) -> Built:
     owner, name = at(net.name)
     model = getattr(owner, name)(**net.options, rngs=nnx.Rngs(0))
     graph, weights, rest = nnx.split(model, nnx.Param, ...)
-    return Built(
-        drawn(weights, net.name),
-        lambda weights, x: nnx.merge(graph, weights, rest)(x),
-        lambda weights: nnx.merge(graph, weights, rest),
-    )
+
+    def call(weights: Any, x: Any) -> Any:
+        with patch.object(nnx, "log_softmax", lambda logits: logits):  # with which one ends
+            return nnx.merge(graph, weights, rest)(x)
+
+    return Built(drawn(weights, net.name), call, lambda w: nnx.merge(graph, w, rest))
 
 
 def equimo_net(net: Net, batch: Array) -> Built:
@@ -345,8 +346,7 @@ def build(group: Group) -> Made:
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda w: jnp.asarray(w, jnp.float64), weights)
         arrays = differentiated(net, built, exact, jnp.asarray(x, jnp.float64))
-    logits = arrays["logits"]
-    arrays |= {"dx32": single, "out": softmax(logits) if net.softmax else logits}
+    arrays |= {"dx32": single, "out": net.end(arrays["logits"])}
 
     def write(exporter: str, opset: int, path: Path) -> None:
         import jax2onnx
