@@ -33,6 +33,7 @@ NEEDS = {  # title → what the export imports, and the variable that names an i
     "Keras and TensorFlow": ("tensorflow keras tf2onnx", "KERAS"),
     "JAX and Flax": ("jax flax jax2onnx", "JAX"),
     "PaddlePaddle": ("paddle paddle2onnx", "PADDLE"),
+    "scikit-learn behind a CNN": ("torch torchvision sklearn skl2onnx", "SKLEARN"),
     "Quantised by ONNX Runtime": ("onnxruntime", ""),
 }
 TORCH = (  # a CPU torch beside a torchvision that was made for GPUs: see export_torchvision
@@ -56,7 +57,7 @@ def test_an_export_is_explained(
     Image.fromarray(draw(describe(3), 128).pixels).save("picture.jpg")
     modules, variable = NEEDS[title]
     python = os.environ.get(f"ONNXCAM_{variable}_PYTHON", sys.executable)
-    start = TORCH if variable == "TORCH" and "torchvision" in modules else ""
+    start = TORCH if "torchvision" in modules else ""
     wanted = (
         f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {modules.split()})))"
     )

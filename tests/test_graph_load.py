@@ -242,6 +242,82 @@ def test_functions_are_inlined() -> None:
     }  # fmt: skip
 
 
+def test_functions_whose_domain_has_two_versions() -> None:
+    """jax2onnx writes them so; which version a model's own functions have means nothing."""
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 18, "local" : 1, "inner" : 1]>
+        test (float[N,3,8,8] x) => (float[N,4] y) {
+            p = Conv(x, w)
+            a = Relu(p)
+            y = local.head(a, v)
+        }
+        <domain: "local", opset_import: ["" : 18, "local" : 18, "inner" : 18]>
+        head (i, m) => (o) { g = GlobalAveragePool(i) f = inner.flat(g) o = MatMul(f, m) }
+        <domain: "inner", opset_import: ["" : 18, "inner" : 18]>
+        flat (i) => (o) { o = Flatten(i) }
+        """
+    )
+    for name, array in {"w": weight(6, 3, 3, 3), "v": weight(6, 4)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    found = explained(proto, proto, X).classifier
+    assert [o.domain for o in found.model.proto.opset_import] == [""]
+
+
+def test_constants_of_functions() -> None:
+    """Axes that a function holds itself; were they not known, images might meet in the mean."""
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 18, "local" : 1]>
+        test (float[N,3,8,8] x) => (float[N,4] y) {
+            p = Conv(x, w)
+            a = Relu(p)
+            m = local.mean(a)
+            y = MatMul(m, v)
+        }
+        <domain: "local", opset_import: ["" : 18]>
+        mean (i) => (o) {
+            axes = Constant <value_ints = [2, 3]> ()
+            o = ReduceMean <keepdims = 0> (i, axes)
+        }
+        """
+    )
+    for name, array in {"w": weight(6, 3, 3, 3), "v": weight(6, 4)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    classifier = explained(proto, proto, X).classifier
+    assert classifier.batch is None and not classifier.notes
+    assert Explainer(proto, "grad-cam", provider="cpu", threads=1)(X).raw.shape == (3, 6, 6)
+
+
+def test_an_operator_set_that_is_named_twice() -> None:
+    """As in a file that onnx.compose joined from two; older than 18, so that it is raised."""
+    proto = tiny(opset=17)
+    proto.opset_import.add(domain="", version=17)
+    classifier = load(proto)
+    assert [(o.domain, o.version) for o in classifier.model.proto.opset_import] == [("", 18)]
+    found = Explainer(proto, "grad-cam", provider="cpu", threads=1)(X)
+    want = Explainer(tiny(opset=17), "grad-cam", provider="cpu", threads=1)(X)
+    close(found.raw, want.raw)
+
+
+def test_a_slice_that_ends_at_the_size_of_the_batch() -> None:
+    """JAX states an end for each axis: here the first token is cut off, the batch is kept."""
+    tokens = {"w": weight(4, 3, 2, 2), "h": weight(4, 5), "m": np.array([1])}
+    tokens |= {"g": np.array([0, 4, -1]), "o": np.array([0]), "f": np.array([0, 1, 0])}
+    tokens |= {"t": np.array([16]), "u": np.array([4]), "q": np.array([0, 1, 2])}
+    body = (
+        "p = Conv <strides = [2, 2]> (x, w) a = Relu(p) r = Reshape(a, g)"
+        " s = Transpose <perm = [0, 2, 1]> (r) d = Shape(s) b = Gather(d, o)"
+        " e = Concat <axis = 0> (b, t, u) z = Slice(s, f, e, q)"
+        " c = ReduceMean <keepdims = 0> (z, m) y = MatMul(c, h)"
+    )
+    proto = models.model(body, tokens, inputs="float[N,3,8,8] x", outputs="float[N,5] y")
+    classifier = load(proto)
+    assert classifier.batch is None and not classifier.notes
+    explained(proto, proto, X)
+    assert Explainer(proto, "grad-cam", provider="cpu", threads=1)(X).raw.shape == (3, 4, 4)
+
+
 def two_inputs() -> ModelProto:
     weights = {"w": weight(6, 3, 3, 3, seed=2), "v": weight(6, 4, seed=4)}
     return models.model(

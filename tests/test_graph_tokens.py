@@ -76,6 +76,37 @@ def test_heads_of_an_attention_are_no_grid(batch: str) -> None:
     np.testing.assert_allclose(exact, literal, atol=1e-5 * np.abs(literal).max())
 
 
+@pytest.mark.parametrize("written", ["Softmax", "out"])
+def test_tokens_that_each_projection_flattens(written: str) -> None:
+    """As Flax's linear layers are exported: rows (N · T, C) for the queries, keys and values."""
+    softmax = "soft = Softmax(d)"
+    if written == "out":  # as exporters of JAX leave it
+        softmax = (
+            "top = ReduceMax <keepdims = 1> (d, last) low = Sub(d, top) ex = Exp(low)"
+            " sum = ReduceSum <keepdims = 0> (ex, last) col = Unsqueeze(sum, last)"
+            " soft = Div(ex, col)"
+        )
+    body = (
+        f"{EMBED} a = LayerNormalization(t, ones)"
+        " qr = Reshape(a, rows) qg = Gemm(qr, wq) q = Reshape(qg, back)"
+        " kr = Reshape(a, rows) kg = Gemm(kr, wk) k = Reshape(kg, back)"
+        " vr = Reshape(a, rows) vg = Gemm(vr, wv) v = Reshape(vg, back)"
+        " h = Transpose <perm = [0, 2, 1]> (k) d = MatMul(q, h)"
+        f" {softmax} z = MatMul(soft, v) r = Add(t, z)"
+        " m = ReduceMean <keepdims = 0> (r, ax) y = Gemm(m, c)"
+    )
+    extra = {"rows": np.array([-1, 12]), "back": np.array([-1, 12, 12]), "c": weight(12, 4)}
+    extra |= {name: weight(12, 12, seed=i) for i, name in enumerate(("wq", "wk", "wv"))}
+    extra |= {"ones": np.ones(12, np.float32), "ax": np.array([1])}
+    if written == "out":
+        extra["last"] = np.array([2])
+    proto = models.model(body, {**GRID, **extra}, INPUT, "float[N,4] y")
+    layer = onnxcam.load(proto).layer()
+    assert (layer.tensor, layer.layout, layer.grid, layer.prefix) == ("a", "NTC", (3, 4), 0)
+    exact, literal = exact_and_literal(proto)
+    np.testing.assert_allclose(exact, literal, atol=1e-5 * np.abs(literal).max())
+
+
 def test_a_weight_that_only_a_branch_uses() -> None:
     """Large weights lie outside the graph; a branch of an If finds them there."""
     body = (

@@ -36,6 +36,8 @@ GIB = 1 << 30
 
 TORCH = ("torch==2.13.0", "onnx", "onnxscript", "onnxruntime", "numpy", "sympy")
 TIMM = ("pillow", "pyyaml", "safetensors", "huggingface_hub")
+JAX = ("jax", "flax", "equinox", "jax2onnx")
+JAX_NETS = ("jmp", "tabulate", "h5py", "requests", "regex", "loguru", "lz4", "semver", "pillow")
 MAKERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     # family → module of its maker, what it needs, what is installed without its dependencies
     "torchvision": ("zoo_torchvision", (*TORCH, "pillow"), ("torchvision",)),
@@ -43,6 +45,8 @@ MAKERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "transformers": ("zoo_transformers", (*TORCH, "pillow", "transformers"), ("torchvision",)),
     "keras.applications": ("zoo_keras", ("tensorflow-cpu", "tf2onnx", "onnx"), ()),
     "paddle": ("zoo_paddle", ("paddlepaddle", "paddle2onnx"), ()),
+    "jax": ("zoo_jax", (*JAX, *JAX_NETS), ("dm-haiku", "equimo", "flaxmodels")),
+    "scikit-learn": ("zoo_sklearn", (*TORCH, "scikit-learn", "skl2onnx"), ("torchvision",)),
     "onnx": ("zoo_onnx", ("onnx", "onnxruntime", "numpy"), ()),
     "variants": ("zoo_variants", (*TORCH, "pillow"), ("torchvision",)),
 }  # fmt: skip

@@ -257,11 +257,17 @@ def _split(
     middle = dict(zip(names, features.run(names, {classifier.image.name: images}), strict=True))
     found = head.run(None, {i.name: middle[i.name] for i in head.get_inputs()})[0]
     plain = _session(path)
-    outputs = plain.run(None, {plain.get_inputs()[0].name: images})
+    outputs = [_numbers(o) for o in plain.run(None, {plain.get_inputs()[0].name: images})]
     wanted = next((o for o in outputs if np.size(o) == np.size(found)), outputs[0])
     row["split"] = _relative(
         np.reshape(found, (len(images), -1)), np.reshape(wanted, (len(images), -1))
     )
+
+
+def _numbers(output: Any) -> Any:
+    """An output as it is, or what a ZipMap made into a dictionary for each picture."""
+    mapped = isinstance(output, list) and output and isinstance(output[0], dict)
+    return np.array([list(each.values()) for each in output]) if mapped else output
 
 
 def _literal(

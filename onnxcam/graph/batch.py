@@ -76,6 +76,30 @@ def unscatter(graph: gs.Graph, one: Static, two: Static) -> None:
                 node.op, node.attrs, node.inputs = "Identity", {}, [updates]
 
 
+def unslice(graph: gs.Graph, one: Static, two: Static) -> None:
+    """Lets a Slice that takes the whole batch, up to its size, go "to the end" there, in place.
+
+    JAX states where each axis ends: what it keeps whole as well as what it cuts.
+    """
+    e = Emitter(graph, "onnxcam/ends")
+    for node in [n for n in graph.nodes if n.op == "Slice"]:
+        known = [s.values.get(node.inputs[2].name) for s in (one, two)]
+        shapes = [s.shapes.get(node.inputs[0].name) for s in (one, two)]
+        starts, axes, steps = (
+            array_of(node.inputs[i]) if len(node.inputs) > i and node.inputs[i].name else None
+            for i in (1, 3, 4)
+        )
+        first, second = known
+        if starts is None or first is None or second is None or None in shapes:
+            continue
+        sizes = [np.array(s)[range(len(starts)) if axes is None else axes] for s in shapes]
+        free = np.not_equal(first, second)
+        whole = (starts == 0) & (first == sizes[0]) & (second == sizes[1])
+        if free.any() and whole[free].all() and (steps is None or (steps[free] == 1).all()):
+            ends = np.where(free, np.iinfo(np.int64).max, first).astype(np.int64)
+            node.inputs[2] = constant(e.name("ends"), ends)
+
+
 def _in_order(positions: np.ndarray) -> bool:
     """Whether positions (…, r) over a tensor are each element's own."""
     grid = positions.shape[:-1]

@@ -12,7 +12,7 @@ from onnx import version_converter
 
 from onnxcam.errors import ModelError
 from onnxcam.graph.axes import axes_of
-from onnxcam.graph.batch import by_axes, free_batch, unscatter, unstride
+from onnxcam.graph.batch import by_axes, free_batch, unscatter, unslice, unstride
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import Model, array_of, constant, to_graph, to_model
 from onnxcam.graph.paths import path_nodes
@@ -175,6 +175,7 @@ def _annotated(model: Model, image: Image, probe: Probe | None) -> Model:
         raise ValueError(f"{output.name!r} has shape {output.shape}")
     unstride(graph, one, two)
     unscatter(graph, one, two)
+    unslice(graph, one, two)
     e = Emitter(graph, "onnxcam/size")
     _settle_reshapes(e)
     for node in graph.nodes:

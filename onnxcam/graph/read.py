@@ -15,7 +15,7 @@ from onnx import inliner
 
 from onnxcam.errors import ModelError
 from onnxcam.graph.model import Model
-from onnxcam.graph.weights import INLINE_BYTES, Fetch, detach
+from onnxcam.graph.weights import INLINE_BYTES, Fetch, constants_to_initializers, detach
 from onnxcam.graph.wire import Malformed, Span, skim
 
 MAX_BYTES = 8 << 30
@@ -59,6 +59,7 @@ def read_model(
         proto, fetch = _read_file(path, max_bytes)
     if not proto.graph.node:
         raise ModelError(f"{name} holds no graph: it is empty, damaged, or no ONNX model")
+    _import_each_once(proto)
     if not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
         version = 1 if proto.ir_version < 3 else onnx.defs.onnx_opset_version()
         proto.opset_import.add(domain="", version=version)
@@ -71,7 +72,28 @@ def read_model(
     model.proto.ir_version = max(model.proto.ir_version, 4)
     if model.proto.functions:
         model = Model(inliner.inline_local_functions(model.proto), model.weights)
+        constants_to_initializers(model.proto.graph, model.weights)  # those of the functions
     return model
+
+
+def _import_each_once(proto: onnx.ModelProto) -> None:
+    """Leaves one entry for each domain, and one version for those of the model's own functions.
+
+    `onnx.compose.merge_models` writes domains twice, and a converter raises the first alone.
+    jax2onnx gives the functions' domains one version in the model and another in the functions
+    that call them, which are then not inlined.
+    """
+    found: dict[str, int] = {}
+    for entry in proto.opset_import:
+        found.setdefault("" if entry.domain == "ai.onnx" else entry.domain, entry.version)
+    for function in proto.functions:
+        found.setdefault(function.domain, 1)
+    del proto.opset_import[:]
+    proto.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in found.items())
+    own = {function.domain for function in proto.functions}
+    for entry in [o for function in proto.functions for o in function.opset_import]:
+        if entry.domain in own:
+            entry.version = found[entry.domain]
 
 
 def _read_file(path: Path, max_bytes: int) -> tuple[onnx.ModelProto, dict[int, Fetch]]:

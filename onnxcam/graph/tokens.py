@@ -84,12 +84,12 @@ def _grids(path: list[gs.Node], before: gs.Tensor) -> list[tuple[int, int]]:
 
 
 def _attentions(path: list[gs.Node]) -> list[gs.Node]:
-    """The nodes at which probabilities meet values: Softmax → … → MatMul, or a fused operator."""
+    """The nodes at which probabilities meet values: softmax → … → MatMul, or a fused operator."""
     found = []
     for node in path:
         if node.op in ATTENTION:
             found.append(node)
-        if node.op == "Softmax" and node.outputs:
+        if (node.op == "Softmax" or _shares(node)) and node.outputs:
             tensor = node.outputs[0]
             for _ in range(6):
                 consumer = next(iter(tensor.outputs), None)
@@ -101,6 +101,17 @@ def _attentions(path: list[gs.Node]) -> list[gs.Node]:
                     break
                 tensor = consumer.outputs[0]
     return [n for n in found if n in path]
+
+
+def _shares(node: gs.Node) -> bool:
+    """Whether a node is the last of a softmax that is written out: exp(x) over its own sum."""
+    if node.op != "Div" or not node.inputs[0].inputs or node.inputs[0].inputs[0].op != "Exp":
+        return False
+    total = node.inputs[1]
+    while total.inputs and total.inputs[0].op in (*VIEWS, "Expand"):
+        total = total.inputs[0].inputs[0]
+    summed = bool(total.inputs) and total.inputs[0].op == "ReduceSum"
+    return summed and total.inputs[0].inputs[0] is node.inputs[0]
 
 
 def _between(path: list[gs.Node], sink: str) -> list[gs.Node]:
@@ -122,7 +133,7 @@ def _projected(
     """
     inside = {id(n) for n in ahead}
     for i in range(len(found) - 1, -1, -1):
-        consumers = [n for n in found[i].outputs if id(n) in inside]
+        consumers = [n for n in _takers(found[i]) if id(n) in inside]
         projected = any(
             n.op in ATTENTION
             or (n.op in MIXING and any(t.name and t.name not in on_path for t in n.inputs))
@@ -139,6 +150,17 @@ def _projected(
                 break
         return best
     return None
+
+
+def _takers(tensor: gs.Tensor) -> list[gs.Node]:
+    """What takes a tensor, be it as rows: Flax's exports flatten it once for each projection."""
+    features = (tensor.shape or [None])[-1]
+    found = []
+    for node in tensor.outputs:
+        shape = node.outputs[0].shape if node.op == "Reshape" else None
+        rows = shape is not None and len(shape) == 2 and shape[1] == features
+        found += [n for n in node.outputs[0].outputs if n.op == "Gemm"] if rows else [node]
+    return found
 
 
 def _grid(
