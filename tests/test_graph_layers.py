@@ -319,3 +319,20 @@ def test_integer_maps_are_shown_as_floats(zero: int) -> None:
     features = onnxcam.split(classifier)[0]
     (shown,) = models.run(features, {"x": x}, [layer.tensor])
     np.testing.assert_allclose(shown, 0.05 * (whole.astype(np.float32) - zero), rtol=1e-6)
+
+
+def test_tokens_that_become_a_grid_again() -> None:
+    """As DaViT ends: the linear layers ahead work on the last axis, which is turned and folded."""
+    body = (
+        "c = Conv(x, w) f = Reshape(c, flat) t = Transpose <perm = [0, 2, 1]> (f)"
+        " n = LayerNormalization(t, one) m = MatMul(n, k)"
+        " u = Transpose <perm = [0, 2, 1]> (m) a = Reshape(u, grid)"
+        " g = GlobalAveragePool(a) v = Flatten(g) y = MatMul(v, out)"
+    )
+    held = {
+        "w": weight(6, 3, 3, 3), "k": weight(6, 6), "out": weight(6, 4),
+        "one": np.ones(6, np.float32),
+        "flat": np.array([0, 6, 36]), "grid": np.array([0, 6, 6, 6]),
+    }  # fmt: skip
+    layer = load(models.model(body, held, "float[N,3,8,8] x", "float[N,4] y")).layer()
+    assert (layer.tensor, layer.layout, layer.units, layer.grid) == ("a", "NCHW", 6, (6, 6))

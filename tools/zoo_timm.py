@@ -20,7 +20,8 @@ EXPORTS = (("torchscript", 17), ("dynamo", 23))
 _NORM1 = "blocks[-1].norm1"
 _LAYERS = {  # pattern of the name → the expert's layer, where it is not forward_features
     "vit_base_patch16_siglip.*": "norm",  # what its attention pool takes
-    "(beit|convit|deit|eva|vit_|flexivit|samvit|naflex|vitamin|hiera_).*": _NORM1,
+    "(beit|convit|deit|eva|vit_|flexivit|samvit|naflex|vitamin|hiera).*": _NORM1,
+    "edgenext.*": "stages[-1].blocks[-1].norm_xca",
     "cait.*": "blocks_token_only[-1].norm1",
     "xcit.*": "cls_attn_blocks[-1].norm1",
     "coat_tiny": "parallel_blocks[-1].norm13",

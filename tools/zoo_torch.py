@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from export_torchvision import calibrate, images, load_torchvision, write_onnx
 from zoo_maker import COUNT, Array, Made
 
@@ -49,7 +50,10 @@ def made(
     x = images(torch, COUNT, side)
 
     def write(exporter: str, opset: int, path: Path) -> None:
-        write_onnx(torch, net, x, path, opset, exporter)
+        try:
+            write_onnx(torch, net, x, path, opset, exporter)
+        except torch.onnx.errors.SymbolicValueError:  # TorchScript needs sizes for some operators
+            write_onnx(torch, net, x[:1], path, opset, exporter, free=False)
 
     names = [framework, f"torch {torch.__version__.partition('+')[0]}"]
     reference = differentiated(torch, net, x, layer, width)
@@ -66,11 +70,17 @@ def differentiated(torch: Any, net: Any, x: Any, layer: str, width: int | None) 
 
     In float64 where the network is not too large; `dx32` is then the image gradient in float32.
     """
-    found = _backward(torch, net, x, layer, width)
+    found = _one_by_one(torch, net, x, layer, width)
     if count(net) > DOUBLE:
         return found
-    double = _backward(torch, copy.deepcopy(net).double(), x.double(), layer, width)
+    double = _one_by_one(torch, copy.deepcopy(net).double(), x.double(), layer, width)
     return {**double, "dx32": found["dx"]}
+
+
+def _one_by_one(torch: Any, net: Any, x: Any, layer: str, width: int | None) -> dict[str, Array]:
+    """Picture by picture: all activations of all pictures at once would be too much memory."""
+    each = [_backward(torch, net, one[None], layer, width) for one in x]
+    return {name: np.concatenate([found[name] for found in each]) for name in each[0]}
 
 
 def _backward(torch: Any, net: Any, x: Any, layer: str, width: int | None) -> dict[str, Array]:

@@ -191,7 +191,7 @@ def _last_axis(node: gs.Node) -> bool | None:
     return False if node.op in _SECOND_AXIS or node.op in POOLS else None
 
 
-_TURNS = ([0, 2, 3, 1], [0, 3, 1, 2])
+_TURNS = ([0, 2, 3, 1], [0, 3, 1, 2], [0, 2, 1])
 
 
 def area(grid: Iterable[int]) -> int:
