@@ -107,6 +107,33 @@ def test_tokens_that_each_projection_flattens(written: str) -> None:
     np.testing.assert_allclose(exact, literal, atol=1e-5 * np.abs(literal).max())
 
 
+@pytest.mark.parametrize("kind", ["qdq", "dynamic"])
+def test_tokens_that_are_quantised_ahead_of_an_attention(kind: str) -> None:
+    """Sequence first, as torchvision's attention: in integers to the projection, or at its door."""
+    quantised = " aq = QuantizeLinear(a, s, zp) ad = DequantizeLinear(aq, s, zp)"
+    projected = (
+        " b = Transpose <perm = [1, 0, 2]> (ad) bq = QuantizeLinear(b, s, zp)"
+        " bd = DequantizeLinear(bq, s, zp) q = MatMul(bd, wq)"
+    )
+    if kind == "dynamic":
+        quantised = " b = Transpose <perm = [1, 0, 2]> (a) bq, bs, bz = DynamicQuantizeLinear(b)"
+        projected = " iq = MatMulInteger(bq, wq, bz) fq = Cast <to = 1> (iq) q = Mul(fq, bs)"
+    body = (
+        f"{EMBED} a = LayerNormalization(t, ones) {quantised} {projected}"
+        " h = Transpose <perm = [1, 0, 2]> (q) k = Transpose <perm = [0, 2, 1]> (h)"
+        " d = MatMul(h, k) soft = Softmax(d) z = MatMul(soft, h) r = Add(t, z)"
+        " m = ReduceMean <keepdims = 0> (r, ax) y = Gemm(m, c)"
+    )
+    extra = {"ones": np.ones(12, np.float32), "ax": np.array([1]), "c": weight(12, 4)}
+    if kind == "qdq":
+        extra |= {"s": np.array(0.02, np.float32), "zp": np.array(0, np.int8)}
+        extra["wq"] = weight(12, 12)
+    else:
+        extra["wq"] = (100 * weight(12, 12)).astype(np.int8)
+    layer = onnxcam.load(models.model(body, {**GRID, **extra}, INPUT, "float[N,4] y")).layer()
+    assert (layer.tensor, layer.layout, layer.grid, layer.prefix) == ("a", "NTC", (3, 4), 0)
+
+
 def test_a_weight_that_only_a_branch_uses() -> None:
     """Large weights lie outside the graph; a branch of an If finds them there."""
     body = (

@@ -5,6 +5,7 @@ Where tokens are mixed without attention (MLP models), what comes before the mea
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.graph.feature import (
@@ -144,19 +145,29 @@ def _projected(
         features, best = found[i].shape[-1], None
         for tensor in found[i::-1]:
             shape = tensor.shape or (None,)
-            if len(shape) in (3, 4) and shape[0] == batch and shape[-1] == features:
+            floats = tensor.dtype is None or np.issubdtype(tensor.dtype, np.floating)
+            if len(shape) in (3, 4) and shape[0] == batch and shape[-1] == features and floats:
                 best = tensor
-            if tensor.inputs[0].op not in VIEWS:
+            if tensor.inputs[0].op not in (*VIEWS, *_QUANTISERS):
                 break
         return best
     return None
 
 
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+
+
 def _takers(tensor: gs.Tensor) -> list[gs.Node]:
-    """What takes a tensor, be it as rows: Flax's exports flatten it once for each projection."""
+    """What takes a tensor, be it as rows or in integers.
+
+    Flax's exports flatten it once for each projection; dynamic quantisation stands ahead of them.
+    """
     features = (tensor.shape or [None])[-1]
     found = []
     for node in tensor.outputs:
+        if node.op == "DynamicQuantizeLinear":
+            found += node.outputs[0].outputs
+            continue
         shape = node.outputs[0].shape if node.op == "Reshape" else None
         rows = shape is not None and len(shape) == 2 and shape[1] == features
         found += [n for n in node.outputs[0].outputs if n.op == "Gemm"] if rows else [node]
