@@ -61,7 +61,7 @@ ROW: dict[str, Any] = {
     ("change", "said"),
     [
         ({}, ""),
-        ({"gradient": 2e-3}, "gradient off by 2.0e-03"),
+        ({"gradient": 2e-3, "double_failed": "memory"}, "gradient off by 2.0e-03"),
         ({"gradient": 2e-2, "slope64": 1e-6}, ""),
         ({"gradient": 2e-2, "slope64": 2e-3}, "gradient off by 2.0e-02"),
         ({"gradcam": 2e-3, "slope64": 1e-6}, "gradcam off by 2.0e-03"),
@@ -81,7 +81,11 @@ def test_what_is_wrong_with_a_row(change: dict[str, Any], said: str) -> None:
 
 
 def test_the_page_counts() -> None:
-    rows = [ROW, {**ROW, "model": "other", "right": False}, {**ROW, "opset": 17, "gradient": 1.0}]
+    rows = [
+        ROW,
+        {**ROW, "model": "other", "right": False},
+        {**ROW, "opset": 17, "gradient": 1.0, "slope64": 1.0},
+    ]
     unmade = {name: ROW[name] for name in ("family", "model", "exporter", "expert_layer")}
     page = zoo_table.page([*rows, {**unmade, "opset": 11, "export_error": "a | b"}])
     assert "| timm | 2 | 3 of 4 | 3 of 3 | 2 of 3 | 3 of 3 | 2 of 3 | 3 of 3 |" in page

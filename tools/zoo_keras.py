@@ -117,15 +117,17 @@ def architecture(name: str, side: int, activation: str | None) -> Any:
             layer.adapt_mean.assign([0.485, 0.456, 0.406])
             layer.adapt_variance.assign([0.229**2, 0.224**2, 0.225**2])
             layer.finalize_state()
-        # As tensors both exporters would make further inputs of them.
-        layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
     return net
 
 
 def built(name: str, side: int, activation: str | None) -> Any:
     """The model that is made: the architecture, ConvNeXt without grouped convolutions."""
     net = architecture(name, side, activation)
-    return ungrouped(net) if name.startswith("ConvNeXt") else net
+    net = ungrouped(net) if name.startswith("ConvNeXt") else net
+    for layer in net.layers:
+        if hasattr(layer, "input_mean"):  # as tensors, exporters make further inputs of them
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+    return net
 
 
 def ungrouped(net: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 Row = dict[str, Any]
@@ -50,9 +51,15 @@ def remark(row: Row) -> str:
             limits["ablation"] = 1e-2
         return "; ".join(found + _off(row, limits))
     limits = {"split": 1e-4, "ablation": CLOSE, "gradcam": CLOSE}
-    if row.get("slope64", 1) > CLOSE:  # else it is rounding in float32, and the rules are right
+    if row.get("slope64", 1) > CLOSE and _judged(row):  # else it is rounding in float32
         limits["gradient"] = CLOSE
     return "; ".join(found + _off(row, limits))
+
+
+def _judged(row: Row) -> bool:
+    """Whether it is known if the image gradient is right: close, or held against float64."""
+    found = ("slope64" in row, "double_failed" in row, row.get("gradient", 1) <= CLOSE)
+    return "gradient" in row and "near" not in row and any(found)
 
 
 def _off(row: Row, limits: dict[str, float]) -> list[str]:
@@ -134,9 +141,7 @@ _SUM: dict[str, Callable[[Family], str]] = {
     "explained": _share(_ran, lambda r: "export_error" not in r),
     "expert's layer": _share(lambda r: r["right"], lambda r: "right" in r),
     "differentiable": _share(_differentiable, lambda r: "export_error" not in r),
-    "gradient equal": _share(
-        lambda r: "gradient off" not in remark(r), lambda r: "gradient" in r and "near" not in r
-    ),
+    "gradient equal": _share(lambda r: "gradient off" not in remark(r), _judged),
     "exporter told": _share(lambda r: bool(r["origin"]), lambda r: "origin" in r),
 }
 
@@ -156,8 +161,28 @@ def _reasons(rows: Iterable[Row]) -> list[str]:
         if not good(row):
             what = (row["family"], row["model"], _reason(row))
             reasons.setdefault(what, []).append(f"{row['exporter']} {row['opset']}")
-    return [f"- {family} `{model}` ({', '.join(exports)}): {why}"
+    return [f"- {family} `{model}` ({', '.join(exports)}): {why}{_looked_into(family, model)}"
             for (family, model, why), exports in reasons.items()]  # fmt: skip
+
+
+def _looked_into(family: str, model: str) -> str:
+    found = (why for name, why in LOOKED_INTO.items() if fnmatch(f"{family} {model}", name))
+    return "".join(f" **{why}**" for why in found)
+
+
+LOOKED_INTO = {
+    "timm convmixer_768_32": "Rounding: the network's own float32 gradient is off by 0.13.",
+    "timm csatv2": "Its last attention takes its input as it is; the expert's map is behind it.",
+    "timm efficientvim_m1": "Every stage has a classifier of its own: the last map that all ways "
+    "to the score pass is the first stage's.",
+    "timm sequencer2d_s": "The gradient of its LSTMs is written out step by step, 55,600 nodes: "
+    "making the session takes longer than a check may. Ablation-CAM takes 2 s. (The check of the "
+    "second export was ended by hand.)",
+    "keras.applications ResNet*V2": "The tensor is the expert's by name; the file's own outputs "
+    "are some hundredths off TensorFlow's in float64.",
+    "variants vit_b_16": "ONNX Runtime itself crashes when it makes a session of the fp16 file.",
+}
+"""What is known about misses, by family and model."""
 
 
 def _reason(row: Row) -> str:
@@ -218,8 +243,15 @@ _ROW: dict[str, Callable[[Row], str]] = {
     "methods": _methods,
     "time": lambda r: _ratio(r.get("times", {}).get("ablation-cam")),
     "memory": lambda r: _ratio(r.get("memory")),
-    "right": lambda r: "yes" if good(r) else "no",
+    "right": lambda r: _verdict(r),
 }
+
+
+def _verdict(row: Row) -> str:
+    if not good(row):
+        return "no"
+    unknown = "gradient" in row and "near" not in row and not _judged(row)
+    return "gradient not judged" if unknown else "yes"
 
 
 def _by(rows: Iterable[Row], name: str) -> dict[str, list[Row]]:
