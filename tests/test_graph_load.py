@@ -329,6 +329,21 @@ def two_inputs() -> ModelProto:
     )
 
 
+def test_an_input_of_one_position_is_no_image() -> None:
+    """As converters leave the mean that a Keras model takes off its pictures."""
+    proto = models.model(
+        "i = Sub(x, m) p = Conv(i, w) a = Relu(p) g = GlobalAveragePool(a) f = Flatten(g)"
+        " y = Gemm(f, v)",
+        {"w": weight(6, 3, 3, 3, seed=2), "v": weight(6, 4, seed=4)},
+        inputs="float[1,3,1,1] m, float[N,3,8,8] x",
+        outputs="float[N,4] y",
+    )
+    with pytest.raises(ModelError, match=r"further inputs: 'm' \(1, 3, 1, 1\).*--feed"):
+        load(proto)
+    mean = np.full((1, 3, 1, 1), 0.5, np.float32)
+    assert load(proto, inputs={"m": mean}).layer().tensor == "a"
+
+
 def test_several_inputs() -> None:
     proto = two_inputs()
     with pytest.raises(ModelError, match=r"several inputs that could be the image.*--input"):

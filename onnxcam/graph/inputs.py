@@ -85,6 +85,8 @@ def _picture(names: dict[str, gs.Tensor], image: str | None) -> gs.Tensor:
         )
     pictures = [t for t in names.values() if t.shape is not None and len(t.shape) == 4]
     pictures = [t for t in pictures if t.outputs] or pictures
+    # (1, 1, 1, 3): a mean for each channel, left as an input by converters of Keras models
+    pictures = [t for t in pictures if t.shape[1:].count(1) < 2] or pictures
     if not pictures:
         pictures = [t for t in names.values() if t.outputs and _unbatched(t)]
     if len(pictures) == 1:
