@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zoo
+import zoo_double
 import zoo_onnx
 import zoo_table
+from onnx.reference import ReferenceEvaluator
+
+import models
 
 TOOLS = Path(zoo.__file__).parent
 LIMIT = 8 * zoo.GIB
@@ -92,6 +97,31 @@ def test_the_page_counts() -> None:
     assert "- timm `other` (dynamo 23): layer t [8, 7, 7] is not the expert's" in page
     assert page.partition("## Not exported")[2].startswith("\n\n- timm `net` (dynamo 11): a / b\n")
     assert "| `t` 8×7×7 **no** |" in page and "| 1 of 2, not cam |" in page
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Conv <pads = [1, 0, 2, 1], strides = [2, 1], dilations = [1, 2]> (x, w, b)",
+        "y = Conv <group = 2> (x, v)",
+        "y = ConvTranspose <pads = [1, 0, 1, 1], strides = [2, 3], output_padding = [1, 0]> (x, t)",
+        "y = ConvTranspose <group = 4, dilations = [2, 1]> (x, d)",
+        "m, y = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [1, 1]> (x)",
+        "m, y = MaxPool <kernel_shape = [2, 3], strides = [2, 1], dilations = [1, 2]> (x)",
+    ],
+)
+def test_operators_of_the_float64_check(body: str) -> None:
+    """Ours stand in for those of the onnx package: slow, and of maxima at stride 1 wrong."""
+    shapes = {"w": (6, 4, 3, 2), "b": (6,), "v": (4, 2, 3, 3), "t": (4, 5, 3, 2), "d": (4, 1, 3, 3)}
+    held = {n: models.weight(*shape) for n, shape in shapes.items() if f" {n})" in body}
+    held |= {n: models.weight(*shapes[n]) for n in "w" if f" {n}, b)" in body}
+    kind = "int64" if "MaxPool" in body else "float"
+    proto = models.model(body, held, "float[2,4,9,8] x", f"{kind}[A,B,C,D] y")
+    x = models.images(2, 4, 9, 8)
+    (wanted,) = models.run(proto, {"x": x})
+    ops: Any = [zoo_double.Conv, zoo_double.ConvTranspose, zoo_double.MaxPool]
+    (found,) = ReferenceEvaluator(proto, new_ops=ops).run(None, {"x": x})
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_results_survive(tmp_path: Path) -> None:
