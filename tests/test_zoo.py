@@ -108,6 +108,8 @@ def test_the_page_counts() -> None:
         "y = ConvTranspose <group = 4, dilations = [2, 1]> (x, d)",
         "m, y = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [1, 1]> (x)",
         "m, y = MaxPool <kernel_shape = [2, 3], strides = [2, 1], dilations = [1, 2]> (x)",
+        "m, y = MaxPool <kernel_shape = [3, 2], ceil_mode = 1, strides = [2, 3]> (x)",
+        "m, y = MaxPool <kernel_shape = [2, 2], ceil_mode = 1, strides = [1, 1]> (x)",
     ],
 )
 def test_operators_of_the_float64_check(body: str) -> None:

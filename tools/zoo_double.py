@@ -115,14 +115,19 @@ class MaxPool(StockMaxPool):
     op_domain = ""
 
     def _run(self, x: Any, **named: Any) -> tuple[Array, ...]:  # type: ignore[override]
-        if named["auto_pad"] not in (None, "NOTSET") or named["ceil_mode"]:
+        if named["auto_pad"] not in (None, "NOTSET"):
             return tuple(super()._run(x, **named))  # type: ignore[no-untyped-call]
         pads, strides, dilations, _ = _window({**named, "group": 1}, x.ndim - 2)
-        edge = [(0, 0), (0, 0), *pads]
+        grid, edge = [], [(0, 0), (0, 0)]
+        sizes = zip(x.shape[2:], pads, named["kernel_shape"], strides, dilations, strict=True)
+        for n, (begin, end), k, s, d in sizes:
+            reach, up = (k - 1) * d + 1, s - 1 if named["ceil_mode"] else 0
+            many = (begin + n + end - reach + up) // s + 1
+            many -= (many - 1) * s >= begin + n  # no window begins in the end's padding
+            grid.append(many)
+            edge.append((begin, max(end, (many - 1) * s + reach - begin - n)))
         padded = np.pad(x, edge, constant_values=-np.inf)
         places = np.pad(np.arange(x.size).reshape(x.shape), edge)
-        sizes = zip(padded.shape[2:], named["kernel_shape"], strides, dilations, strict=True)
-        grid = [(n - (k - 1) * d - 1) // s + 1 for n, k, s, d in sizes]
         found = np.full((*x.shape[:2], *grid), -np.inf, x.dtype)
         indices = np.zeros(found.shape, np.int64)
         for under, at in zip(
