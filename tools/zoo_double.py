@@ -37,6 +37,12 @@ def doubled(proto: onnx.ModelProto) -> onnx.ModelProto:
     del graph.value_info[:]
     for tensor in graph.initializer:
         _widen(tensor)
+    for node in graph.node:
+        if node.op_type == "GroupNormalization":  # evaluated as a function, which casts to this
+            kept = [a for a in node.attribute if a.name != "stash_type"]
+            kept.append(onnx.helper.make_attribute("stash_type", TensorProto.DOUBLE))
+            del node.attribute[:]
+            node.attribute.extend(kept)
     for attribute in (a for node in graph.node for a in node.attribute):
         if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.DOUBLE

@@ -38,6 +38,7 @@ _LAYERS = {  # pattern of the name → the expert's layer, where it is not forwa
     "efficientvim.*": "stages[-1]",
     "vgg.*": "features[-2]",
     "swin_.*": "layers[-1].blocks[-1].norm1",
+    "swinv2_cr_tiny.*": "stages[-1].blocks[-2]",
     "swinv2_tiny.*": "layers[-1].blocks[-2]",  # its blocks normalise behind the attention
 }
 
