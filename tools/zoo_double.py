@@ -157,7 +157,7 @@ def _biased(found: Any, bias: Any) -> Any:
     return found if bias is None else found + bias.reshape(-1, *[1] * (found.ndim - 2))
 
 
-STEPS = (1e-8, 1e-7, 1e-6, 1e-5)
+STEPS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
 """How far the pixels are moved: at first so little that hardly any kink is crossed. Some of the
 evaluator's operators are not smooth that far down, and then a longer step tells more."""
 

@@ -87,7 +87,8 @@ def _backward(torch: Any, net: Any, x: Any, layer: str, width: int | None) -> di
     x = x.clone().requires_grad_()
     feature, logits = _run(net, x, layer)
     target = logits.argmax(1)
-    logits.gather(1, target[:, None]).sum().backward()
+    # Kept, for TinyViT and LeViT hold what they made of their weights for the next picture.
+    logits.gather(1, target[:, None]).sum().backward(retain_graph=True)
     slope = torch.zeros_like(feature) if feature.grad is None else feature.grad
     found = {
         "x": x,
