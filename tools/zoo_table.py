@@ -167,7 +167,7 @@ def _reasons(rows: Iterable[Row]) -> list[str]:
 
 def _looked_into(family: str, model: str) -> str:
     found = (why for name, why in LOOKED_INTO.items() if fnmatch(f"{family} {model}", name))
-    return "".join(f" **{why}**" for why in found)
+    return next((f" **{why}**" for why in found), "")
 
 
 LOOKED_INTO = {
@@ -180,7 +180,11 @@ LOOKED_INTO = {
     "second export was ended by hand.)",
     "keras.applications ResNet*V2": "The tensor is the expert's by name; the file's own outputs "
     "are some hundredths off TensorFlow's in float64.",
-    "variants vit_b_16": "ONNX Runtime itself crashes when it makes a session of the fp16 file.",
+    "torchvision maxvit_t": "A row from before its layout was mended.",
+    "variants vit_b_16": "ONNX Runtime itself crashes when it makes a session of the fp16 file; on "
+    "the QOperator file Ablation-CAM takes minutes; the others are rows from before their tokens "
+    "were found.",
+    "variants *": "y − y_k in half precision is as fine as the scores are.",
 }
 """What is known about misses, by family and model."""
 
