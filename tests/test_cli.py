@@ -818,6 +818,7 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 def test_an_interrupt_ends_with_130(folder: Path) -> None:
     code = (
         "import onnxcam, signal, time\nfrom onnxcam.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job may start without it
         "def wait(*_, **__):\n    print('begun', flush=True); time.sleep(60)\n"
         "onnxcam.Explainer.explain = wait\n"
         f"main(['explain', {str(MODEL)!r}, 'one.png', '--quiet'])"
