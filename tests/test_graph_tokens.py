@@ -19,13 +19,13 @@ INPUT = "float[N,3,6,8] x"
 X = images(2, 3, 6, 8)
 
 
-def exact_and_literal(proto: onnx.ModelProto) -> tuple[np.ndarray, np.ndarray]:
+def assert_exact_is_literal(proto: onnx.ModelProto) -> None:
     """Weights of all units, found both ways."""
-    found = [
+    exact, literal = (
         Explainer(proto, provider="cpu", threads=1, ablation=way, weight="slope")(X).weights
         for way in ("exact", "literal")
-    ]
-    return found[0], found[1]
+    )
+    np.testing.assert_allclose(exact, literal, atol=1e-5 * np.abs(literal).max())
 
 
 def test_tokens_mixed_without_attention_are_laid_on_the_grid() -> None:
@@ -38,8 +38,7 @@ def test_tokens_mixed_without_attention_are_laid_on_the_grid() -> None:
     proto = models.model(body, {**GRID, **extra, "c": weight(12, 4)}, INPUT, "float[N,4] y")
     layer = onnxcam.load(proto).layer()
     assert (layer.tensor, layer.layout, layer.grid, layer.prefix) == ("a", "NTC", (3, 4), 0)
-    exact, literal = exact_and_literal(proto)
-    np.testing.assert_allclose(exact, literal, atol=1e-5 * np.abs(literal).max())
+    assert_exact_is_literal(proto)
 
 
 @pytest.mark.parametrize("batch", ["free", "of the image"])
@@ -72,8 +71,7 @@ def test_heads_of_an_attention_are_no_grid(batch: str) -> None:
     proto = models.model(body, used, INPUT, "float[N,4] y")
     layer = onnxcam.load(proto).layer()
     assert (layer.tensor, layer.layout, layer.grid, layer.prefix) == ("a", "NTC", (3, 4), 1)
-    exact, literal = exact_and_literal(proto)
-    np.testing.assert_allclose(exact, literal, atol=1e-5 * np.abs(literal).max())
+    assert_exact_is_literal(proto)
 
 
 @pytest.mark.parametrize("written", ["Softmax", "out"])
@@ -103,8 +101,7 @@ def test_tokens_that_each_projection_flattens(written: str) -> None:
     proto = models.model(body, {**GRID, **extra}, INPUT, "float[N,4] y")
     layer = onnxcam.load(proto).layer()
     assert (layer.tensor, layer.layout, layer.grid, layer.prefix) == ("a", "NTC", (3, 4), 0)
-    exact, literal = exact_and_literal(proto)
-    np.testing.assert_allclose(exact, literal, atol=1e-5 * np.abs(literal).max())
+    assert_exact_is_literal(proto)
 
 
 @pytest.mark.parametrize("kind", ["qdq", "dynamic"])
@@ -188,8 +185,7 @@ def test_a_scatter_that_writes_all_is_left_out() -> None:
     proto = models.model(body, held, INPUT, "float[N,4] y")
     classifier = onnxcam.load(proto)
     assert "ScatterND" not in {n.op_type for n in classifier.model.proto.graph.node}
-    exact, literal = exact_and_literal(proto)
-    np.testing.assert_allclose(exact, literal, atol=1e-5 * np.abs(literal).max())
+    assert_exact_is_literal(proto)
 
 
 @pytest.mark.parametrize("of", ["f", "x"])

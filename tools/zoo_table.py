@@ -56,10 +56,15 @@ def remark(row: Row) -> str:
     return "; ".join(found + _off(row, limits))
 
 
+def _held(row: Row) -> bool:
+    """Whether there is a gradient of the framework's for the image: a variant has none."""
+    return "gradient" in row and "near" not in row
+
+
 def _judged(row: Row) -> bool:
     """Whether it is known if the image gradient is right: close, or held against float64."""
     found = ("slope64" in row, "double_failed" in row, row.get("gradient", 1) <= CLOSE)
-    return "gradient" in row and "near" not in row and any(found)
+    return _held(row) and any(found)
 
 
 def _off(row: Row, limits: dict[str, float]) -> list[str]:
@@ -235,6 +240,12 @@ def _ratio(number: float | None) -> str:
     return "" if number is None else f"{number:.2f}"
 
 
+def _verdict(row: Row) -> str:
+    if not good(row):
+        return "no"
+    return "gradient not judged" if _held(row) and not _judged(row) else "yes"
+
+
 _ROW: dict[str, Callable[[Row], str]] = {
     "model": lambda r: r["model"],
     "export": lambda r: f"{r['exporter']} {r['opset']}",
@@ -247,15 +258,8 @@ _ROW: dict[str, Callable[[Row], str]] = {
     "methods": _methods,
     "time": lambda r: _ratio(r.get("times", {}).get("ablation-cam")),
     "memory": lambda r: _ratio(r.get("memory")),
-    "right": lambda r: _verdict(r),
+    "right": _verdict,
 }
-
-
-def _verdict(row: Row) -> str:
-    if not good(row):
-        return "no"
-    unknown = "gradient" in row and "near" not in row and not _judged(row)
-    return "gradient not judged" if unknown else "yes"
 
 
 def _by(rows: Iterable[Row], name: str) -> dict[str, list[Row]]:
