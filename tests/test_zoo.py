@@ -110,6 +110,7 @@ def test_the_page_counts() -> None:
         "m, y = MaxPool <kernel_shape = [2, 3], strides = [2, 1], dilations = [1, 2]> (x)",
         "m, y = MaxPool <kernel_shape = [3, 2], ceil_mode = 1, strides = [2, 3]> (x)",
         "m, y = MaxPool <kernel_shape = [2, 2], ceil_mode = 1, strides = [1, 1]> (x)",
+        "y = Pad(x, p, , a)",
     ],
 )
 def test_operators_of_the_float64_check(body: str) -> None:
@@ -118,11 +119,11 @@ def test_operators_of_the_float64_check(body: str) -> None:
     held = {n: models.weight(*shape) for n, shape in shapes.items() if f" {n})" in body}
     held |= {n: models.weight(*shapes[n]) for n in "w" if f" {n}, b)" in body}
     kind = "int64" if "MaxPool" in body else "float"
+    held |= {"p": np.array([-1, 2, 3, -2]), "a": np.array([2, 3])} if "Pad" in body else {}
     proto = models.model(body, held, "float[2,4,9,8] x", f"{kind}[A,B,C,D] y")
     x = models.images(2, 4, 9, 8)
     (wanted,) = models.run(proto, {"x": x})
-    ops: Any = [zoo_double.Conv, zoo_double.ConvTranspose, zoo_double.MaxPool]
-    (found,) = ReferenceEvaluator(proto, new_ops=ops).run(None, {"x": x})
+    (found,) = ReferenceEvaluator(proto, new_ops=zoo_double.OPS).run(None, {"x": x})
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 

@@ -25,6 +25,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx.reference.ops.op_conv import Conv as StockConv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as StockConvTranspose
 from onnx.reference.ops.op_max_pool import MaxPool as StockMaxPool
+from onnx.reference.ops.op_pad import Pad_18 as StockPad
 
 Array = NDArray[Any]
 
@@ -146,6 +147,23 @@ class MaxPool(StockMaxPool):
         return found, indices
 
 
+class Pad(StockPad):
+    """The evaluator's operator, which does not know that negative pads cut."""
+
+    op_domain = ""
+
+    def _run(self, data: Any, pads: Any, *more: Any, **named: Any) -> tuple[Array, ...]:  # type: ignore[override]
+        axes = more[1] if len(more) > 1 and more[1] is not None else range(data.ndim)
+        cut, added = [slice(None)] * data.ndim, np.maximum(pads, 0)
+        for axis, begin, end in zip(axes, *np.split(np.minimum(pads, 0), 2), strict=True):
+            cut[axis] = slice(-begin, end or None)
+        return tuple(super()._run(data[tuple(cut)], added, *more, **named))
+
+
+OPS: Any = [Conv, ConvTranspose, MaxPool, Pad]
+"""What stands in for the evaluator's own operators."""
+
+
 def _window(named: dict[str, Any], axes: int) -> tuple[list[Any], list[int], list[int], int]:
     """Pads (before, after), strides, dilations of each axis, and groups."""
     pads = named["pads"] or [0] * 2 * axes
@@ -180,9 +198,8 @@ def slope_error(path: str, held: dict[str, Any]) -> float:
     image, logit = classifier.image, classifier.score.logit
     whole = explainer.program(1).inline.whole
     plain = extract(classifier.graph(), [image.name], [logit], classifier.model)
-    ops: Any = [Conv, ConvTranspose, MaxPool]
     gradient, model = (
-        ReferenceEvaluator(doubled(m.complete()), new_ops=ops) for m in (whole, plain)
+        ReferenceEvaluator(doubled(m.complete()), new_ops=OPS) for m in (whole, plain)
     )
     x, target = held["x"][:1].astype(np.float64), held["target"][:1]
     feeds = {image.name: x, "onnxcam/target": target.reshape(1, 1)}
