@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TargetError,
     )
     from onnxcam.explanation import Explanation, PictureExplanation
+    from onnxcam.exporting import export
     from onnxcam.loading import gradient, load, split
 
 __version__ = "0.1.0"
@@ -45,13 +46,14 @@ __all__ = [
     "TargetError",
     "__version__",
     "explain",
+    "export",
     "gradient",
     "load",
     "split",
 ]
 
 _ELSEWHERE = dict.fromkeys(("Explainer", "explain"), "api")
-_ELSEWHERE |= {"Comparison": "comparison"}
+_ELSEWHERE |= {"Comparison": "comparison", "export": "exporting"}
 _ELSEWHERE |= dict.fromkeys(("gradient", "load", "split"), "loading")
 _ELSEWHERE |= dict.fromkeys(("Explanation", "PictureExplanation"), "explanation")
 

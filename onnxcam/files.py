@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from onnxcam.errors import OutputError
@@ -74,6 +75,42 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, force: bool = False)
         with contextlib.suppress(OSError):
             temporary.unlink()
     return Path(path)
+
+
+def write_together(contents: Mapping[Path, bytes], force: bool = False) -> None:
+    """Writes several files, making their folders; if one fails, those made new are taken away.
+
+    Args:
+        contents: what goes where.
+        force: replace files that exist.
+
+    Raises:
+        OutputError: a file exists and `force` is off, or the system refuses.
+    """
+    made: list[Path] = []
+    try:
+        for path, data in contents.items():
+            new = not path.exists()
+            make_folder(path.parent)
+            write_atomic(path, data, force)
+            made += [path] if new else []
+    except (OutputError, KeyboardInterrupt):
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and those above it, if they do not exist.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {_reason(error)}") from None
 
 
 def _move_to_new(temporary: Path, real: Path) -> None:

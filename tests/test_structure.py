@@ -42,12 +42,13 @@ LAYERS["batches"] = ({*LAYERS["explainer"][0], "explainer"}, {"numpy"})
 LAYERS["explanation"] = ({"errors", "files", "image", "labels", "targets"}, {"numpy"})
 LAYERS["comparison"] = ({*LAYERS["explanation"][0], "explanation"}, {"numpy"})
 LAYERS["api"] = ({*LAYERS}, {"numpy"})
+LAYERS["exporting"] = ({*LAYERS}, set())
 for top in ("serve", "evaluate"):
     LAYERS[top] = ({*LAYERS} - {"serve", "evaluate"}, {"numpy", "onnx"})
 LAYERS["cli"] = ({*LAYERS}, {"numpy", "click", "rich"})
 LAYERS["__main__"] = ({"cli"}, set())
 LAYERS["__init__"] = (
-    {"api", "comparison", "explanation", "loading", "errors"},
+    {"api", "comparison", "explanation", "exporting", "loading", "errors"},
     set(),
 )  # by name, for type checkers only
 

@@ -152,12 +152,13 @@ class Pad(StockPad):
 
     op_domain = ""
 
-    def _run(self, data: Any, pads: Any, *more: Any, **named: Any) -> tuple[Array, ...]:  # type: ignore[override]
+    def _run(self, data: Any, pads: Any, *more: Any, **named: Any) -> tuple[Array, ...]:
         axes = more[1] if len(more) > 1 and more[1] is not None else range(data.ndim)
         cut, added = [slice(None)] * data.ndim, np.maximum(pads, 0)
         for axis, begin, end in zip(axes, *np.split(np.minimum(pads, 0), 2), strict=True):
             cut[axis] = slice(-begin, end or None)
-        return tuple(super()._run(data[tuple(cut)], added, *more, **named))
+        padded: Any = super()._run(data[tuple(cut)], added, *more, **named)  # type: ignore[no-untyped-call]
+        return tuple(padded)
 
 
 OPS: Any = [Conv, ConvTranspose, MaxPool, Pad]

@@ -16,6 +16,7 @@ from onnxcam.cli import show
 from onnxcam.cli.compare import compare
 from onnxcam.cli.demo import demo
 from onnxcam.cli.explain import explain
+from onnxcam.cli.export import export
 from onnxcam.cli.gradient import gradient
 from onnxcam.cli.inspect import inspect
 from onnxcam.cli.methods import methods
@@ -56,6 +57,7 @@ def main() -> None:
       onnxcam explain model.onnx dog.jpg
       onnxcam explain model.onnx photos/ --target top3 --to heat/
       onnxcam compare model.onnx dog.jpg
+      onnxcam export model.onnx explainer.onnx
       onnxcam gradient model.onnx gradient.onnx
 
     'onnxcam COMMAND --help' shows the options and more examples.
@@ -65,5 +67,5 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (explain, compare, inspect, methods, gradient, split, demo):
+for command in (explain, compare, inspect, methods, export, gradient, split, demo):
     main.add_command(command)

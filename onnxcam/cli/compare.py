@@ -13,6 +13,7 @@ from onnxcam.cli.explain import headline, question, target_of
 from onnxcam.cli.methods import counted
 from onnxcam.cli.options import option
 from onnxcam.errors import ModelError, OpError, OptionError
+from onnxcam.files import make_folder
 
 if TYPE_CHECKING:
     from onnxcam.api import Explainer
@@ -93,7 +94,7 @@ def compare(model: str, picture: str, **given: Any) -> None:
         found = explainer.compare(
             Path(picture), [row.name for row in rows], target, layers or [None], bar, **kept
         )
-    names.make_folder(to.parent)
+    make_folder(to.parent)
     found.save(to, given["force"], colormap=given["colormap"], alpha=given["alpha"])
     if given["as_json"]:
         show.document({"file": picture, "written": str(to), **found.facts(), "left_out": left_out})

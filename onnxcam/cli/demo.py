@@ -8,6 +8,7 @@ import click
 
 from onnxcam.cli import names, options
 from onnxcam.cli.options import option
+from onnxcam.files import make_folder
 
 SCENE = ("demo_vgg.onnx", "demo_scene.png")
 SHORTCUT = ("demo_shortcut.onnx", "demo_shortcut.png")
@@ -43,7 +44,7 @@ def demo(to: str, force: bool) -> None:
     trick_model, trick_picture = map(resource, SHORTCUT)
     caught = folder / f"{trick_picture.stem}.ablation-cam.{CAUGHT}.png"
     names.check([*files, caught], [], force)
-    names.make_folder(folder)
+    make_folder(folder)
 
     many = honest.explain(picture, found)
     for index, file in enumerate(files):

@@ -12,6 +12,7 @@ from onnxcam.cli import names, options, show
 from onnxcam.cli.methods import counted
 from onnxcam.cli.options import option
 from onnxcam.errors import PictureError, PresetError, RuntimeFailure
+from onnxcam.files import make_folder
 
 if TYPE_CHECKING:
     from onnxcam.api import Explainer
@@ -208,7 +209,7 @@ class _Job:
         files = place.files(slugs)
         names.check(files, self.read, given["force"])
         for file in files:
-            names.make_folder(file.parent)
+            make_folder(file.parent)
         for index, file in enumerate(files):
             if place.picture is None or index == len(classes):  # the arrays, of all classes
                 found.save(file, given["force"])

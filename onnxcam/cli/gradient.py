@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from onnxcam.cli import names, options, show
-from onnxcam.cli.split import ends, told, write
+from onnxcam.cli.split import ends, told
+from onnxcam.files import write_together
 
 
 @click.command(cls=options.Command)
@@ -58,7 +59,7 @@ def gradient(model: str, out: str, force: bool, as_json: bool, **given: Any) -> 
     folder = Path(out).parent
     contents = {folder / name: data for name, data in made.files(Path(out).name).items()}
     names.check(list(contents), [Path(model)], force)
-    write(contents, force)
+    write_together(contents, force)
     if as_json:
         show.document({"file": out, **ends(made)})
     else:

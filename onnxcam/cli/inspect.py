@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from onnxcam.cli import names, options, show, split
+from onnxcam.cli import names, options, show
 from onnxcam.cli.options import option
+from onnxcam.files import write_together
 
 if TYPE_CHECKING:
     from onnxcam.api import Explainer
@@ -101,7 +102,7 @@ def inspect(
         else:
             explainer.preset_for([picture])
     if graph is not None:
-        split.write({Path(graph): _drawn(found).encode("utf-8", "replace")}, force)
+        write_together({Path(graph): _drawn(found).encode("utf-8", "replace")}, force)
     if as_json:
         document = _document(model, found, choice, stated)
         show.document(document | ({"graph": graph} if graph is not None else {}))

@@ -169,16 +169,3 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"cannot write to {folder}: {above} is a file, not a folder")
     if not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write to {folder}: no permission to write to {above}")
-
-
-def make_folder(folder: Path) -> None:
-    """Makes `folder` and those above it, if they do not exist.
-
-    Raises:
-        OutputError: the system refuses.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise OutputError(f"cannot make the folder {folder}: {reason}") from None

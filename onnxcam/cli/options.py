@@ -191,12 +191,7 @@ preset_options: Callable[[Any], Any] = _together(
 _RUN, _METHOD = "Running", "Method"
 OF_METHOD = "method_"  # before the names under which click hands over options of methods
 
-question_options: Callable[[Any], Any] = _together(
-    option(
-        *("--target", "-t"), multiple=True, metavar="CLASS", section=_METHOD,
-        help="A class by index or name, or top5 for the five best; not:cat for the decision "
-        "against a class. Repeatable [default: top1].",
-    ),
+how_options: Callable[[Any], Any] = _together(
     option(
         "--score", type=click.Choice(["logit", "probability"]), default="logit",
         show_default=True, section=_METHOD,
@@ -217,6 +212,15 @@ question_options: Callable[[Any], Any] = _together(
         help="pca: the first principal component in place of the sum over units; tta: the mean "
         "over six mirrored and rescaled views.",
     ),
+)  # fmt: skip
+
+question_options: Callable[[Any], Any] = _together(
+    option(
+        *("--target", "-t"), multiple=True, metavar="CLASS", section=_METHOD,
+        help="A class by index or name, or top5 for the five best; not:cat for the decision "
+        "against a class. Repeatable [default: top1].",
+    ),
+    how_options,
 )  # fmt: skip
 
 running_options: Callable[[Any], Any] = _together(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxcam.cli import names, options, show
-from onnxcam.errors import OutputError
+from onnxcam.files import write_together
 
 if TYPE_CHECKING:
     from onnxcam.graph import Model
@@ -49,7 +48,7 @@ def split(model: str, features: str, head: str, force: bool, as_json: bool, **gi
     for path, part in zip((Path(features), Path(head)), parts, strict=True):
         contents |= {path.parent / name: data for name, data in part.files(path.name).items()}
     names.check(list(contents), [Path(model)], force)
-    write(contents, force)
+    write_together(contents, force)
     if as_json:
         paths = [features, head]
         show.document([{"file": p, **ends(m)} for p, m in zip(paths, parts, strict=True)])
@@ -61,24 +60,6 @@ def split(model: str, features: str, head: str, force: bool, as_json: bool, **gi
             *((path, told(part)) for path, part in zip((features, head), parts, strict=True)),
         ]
     )
-
-
-def write(contents: dict[Path, bytes], force: bool) -> None:
-    """Writes all files; if one fails, those that this call made new are taken away again."""
-    from onnxcam.files import write_atomic
-
-    made: list[Path] = []
-    try:
-        for path, data in contents.items():
-            new = not path.exists()
-            names.make_folder(path.parent)
-            write_atomic(path, data, force)
-            made += [path] if new else []
-    except (OutputError, KeyboardInterrupt):
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.unlink()
-        raise
 
 
 def ends(part: Model) -> dict[str, list[dict[str, Any]]]:

@@ -31,12 +31,14 @@ class Stack:
         items: what is run over; the input tensor `name` takes a block of them.
         name: of that input.
         result: name of the tensor that a block gives: (N, M, B, …), or a sum over the block.
+        shape: of the result behind its first axes: (N, M, B, …), or (N, M, …) where it is summed.
         summed: whether results of blocks are added up; else they are joined on axis 2.
     """
 
     items: Items
     name: str
     result: str
+    shape: tuple[int, ...]
     summed: bool
 
 
@@ -144,13 +146,21 @@ class Bench:
         annotate(nodes[max(self.start, self._noted) :], self.e.graph.opset)
         self._noted = len(nodes)
 
-    def stack(self, key: Hashable, items: Items, run: Callable[[T], T], summed: bool = False) -> T:
+    def stack(
+        self,
+        key: Hashable,
+        items: Items,
+        run: Callable[[T], T],
+        shape: tuple[int, ...] = (),
+        summed: bool = False,
+    ) -> T:
         """The result of a run over many items: `run(block)` emits it for a block of them.
 
         Args:
             key: the same for runs that are the same.
             items: what is run over.
             run: items (B, …) → (N, M, B, …), or (N, M, …) summed over the block.
+            shape: of what stands for "…".
             summed: results of blocks are added up; else joined on axis 2.
         """
 
@@ -159,7 +169,7 @@ class Bench:
             block = gs.Variable(f"onnxcam/items_{number}", items.dtype, ["B", *items.shape])
             self.e.graph.inputs.append(block)
             result = self.named(self.e.cast(run(block), np.float32), f"onnxcam/result_{number}")
-            self.stacks.append(Stack(items, block.name, result.name, summed))
+            self.stacks.append(Stack(items, block.name, result.name, shape, summed))
             return result
 
         return self.once(("stack", key), make)

@@ -169,7 +169,8 @@ def _derivatives(b: Bench, what: Recipe) -> tuple[T | None, T | None]:
         found = e.Concat(*each, axis=1) if len(each) > 1 else each[0]  # (B · N, M, 2)
         return e.Transpose(unstacked(e, found, wrt), perm=[1, 2, 0, 3])
 
-    both = b.stack(("derivatives", layer.tensor, what.units), items.indices(cells, chosen), run)
+    every = items.indices(cells, chosen)
+    both = b.stack(("derivatives", layer.tensor, what.units), every, run, shape=(2,))
     second, third = (e.Gather(both, np.array(i, np.int64), axis=3) for i in (0, 1))
     shape = [0, 0, len(units), h, w]
     return e.Reshape(second, shape), e.Reshape(third, shape)

@@ -78,9 +78,11 @@ def path(b: Bench, what: Recipe) -> T:
         return _slopes(b, moved)
 
     key = ("path", steps, kind)
-    total = b.stack(key, items.midpoints(steps), run, summed=True)
+    info = b.classifier.image
+    shape = (info.channels, *info.size)
+    total = b.stack(key, items.midpoints(steps), run, shape, summed=True)
+    total.shape = ["N", b.targets, *shape]
     way = b.channels_first(e.Sub(real, ground))
-    total.shape = ["N", b.targets, *way.shape[1:]]
     return e.Mul(e.Mul(total, 1 / steps), e.axes("Unsqueeze", way, [1]))
 
 
@@ -121,14 +123,15 @@ def noisy(b: Bench, what: Recipe) -> T:
     s, e, info = dict(what.settings), b.e, b.classifier.image
     real = e.cast(b.image, np.float32)
     squared = s["squared"] == "yes"
-    draws = items.noise(s["samples"], (info.channels, *info.size), s["seed"])
+    shape = (info.channels, *info.size)
+    draws = items.noise(s["samples"], shape, s["seed"])
 
     def run(block: T) -> T:
         if info.layout == "NHWC":
             block = e.Transpose(block, perm=[0, 2, 3, 1])
         return _slopes(b, stacks.noisy(e, real, block, s["noise"]), squared)
 
-    total = b.stack(("noisy", *what.settings), draws, run, summed=True)
+    total = b.stack(("noisy", *what.settings), draws, run, shape, summed=True)
     return e.Mul(total, 1 / s["samples"])
 
 
@@ -174,8 +177,8 @@ def occluded(b: Bench, what: Recipe) -> T:
     e, info = b.e, b.classifier.image
     ground = stacks.background(e, b.image, info, dict(what.settings)["muted"])
 
-    def run(masks: T) -> T:
-        wide = e.axes("Unsqueeze", masks, [1])
+    def run(packed: T) -> T:
+        wide = e.axes("Unsqueeze", stacks.windows(e, packed, info.size), [1])
         found = scores(b, b.image, stacks.seen_through(e, b.image, info, wide, ground))
         return e.Sub(e.axes("Unsqueeze", e.cast(b.asked, np.float32), [2]), found)
 
@@ -188,11 +191,12 @@ def sampled(b: Bench, what: Recipe) -> T:
     ground = stacks.background(e, b.image, info, s["muted"])
     h, w = info.size
 
-    def run(masks: T) -> T:
+    def run(packed: T) -> T:
+        masks = stacks.random_masks(e, packed, info.size, s["cells"])
         wide = e.axes("Unsqueeze", masks, [1])
         found = scores(b, b.image, stacks.seen_through(e, b.image, info, wide, ground))
         flat = e.Reshape(masks, [-1, h * w])
         return e.Reshape(e.MatMul(found, flat), [0, 0, h, w])
 
     masks = items.random_masks(s["masks"], info.size, s["cells"], s["keep"], s["seed"])
-    return b.stack(("sampled", *what.settings), masks, run, summed=True)
+    return b.stack(("sampled", *what.settings), masks, run, info.size, summed=True)

@@ -28,6 +28,7 @@ from onnxcam.graph.model import Model
 from onnxcam.graph.paths import every_input, reached
 from onnxcam.graph.shapes import Shape, bound
 from onnxcam.graph.split import extract
+from onnxcam.methods import Result
 
 SCORES, CHOSEN = "onnxcam/scores", "onnxcam/chosen"
 RESULTS = ("raw", "map", "weights", "gap")
@@ -53,16 +54,29 @@ class Form:
 
     Attributes:
         outputs: names of what the whole gives, "onnxcam/scores", "onnxcam/0/map", …
+        targets: how many classes are asked about.
+        fine: for each recipe whether its map is of pixels, with a value for each channel behind it.
         stacks: what is run block by block; none: the whole is one run.
         notes: what the user should know.
+        views: by name, how weights were made that are others in another order.
     """
 
-    def __init__(self, classifier: Classifier, recipes: Sequence[Recipe], blocks: bool) -> None:
-        """Composes the graph; with `blocks`, units are switched off block by block."""
-        self.classifier = classifier
-        b, self.outputs = _compose(classifier, recipes, blocks)
+    def __init__(
+        self,
+        classifier: Classifier,
+        recipes: Sequence[Recipe],
+        blocks: bool,
+        own: Sequence[str] = (),
+    ) -> None:
+        """Composes the graph; with `blocks`, units are switched off block by block.
+
+        `own` names tensors of the classifier that are outputs, too.
+        """
+        self.classifier, self.targets = classifier, recipes[0].targets
+        b, found, self.fine = _compose(classifier, recipes, blocks)
+        self.outputs = [*own, *found]
         self._graph = b.e.graph.toposort()
-        self.stacks, self.notes = b.stacks, b.notes
+        self.stacks, self.notes, self.views = b.stacks, b.notes, b.e.views
 
     @cached_property
     def whole(self) -> Model:
@@ -220,7 +234,7 @@ def _literal(classifier: Classifier, recipes: Sequence[Recipe], notes: tuple[str
 
 def _compose(
     classifier: Classifier, recipes: Sequence[Recipe], blocks: bool
-) -> tuple[Bench, list[str]]:
+) -> tuple[Bench, list[str], list[bool]]:
     graph = classifier.graph()
     graph.outputs = []
     e, first = Emitter(graph), recipes[0]
@@ -232,25 +246,25 @@ def _compose(
     # The biases of a last convolution that gives the classes are terms of the full gradient.
     stop = {*layers, *([name] if any("terms" in r.needed for r in recipes) else [])}
     b = bench(classifier, e, first.score, first.targets, stop, blocks)
-    results = {SCORES: e.cast(b.flat, np.float32), CHOSEN: b.chosen}
+    results, fine = {SCORES: e.cast(b.flat, np.float32), CHOSEN: b.chosen}, []
     for number, what in enumerate(recipes):
-        for kind, t in _emitted(b, what).items():
-            results[f"onnxcam/{number}/{kind}"] = t
+        made = _emitted(b, what)
+        shown = e.Relu(made.raw) if made.map is None else made.map
+        kinds = {"raw": made.raw, "map": shown, "weights": made.weights, "gap": made.gap}
+        results |= {f"onnxcam/{number}/{k}": t for k, t in kinds.items() if t is not None}
+        fine.append(made.by_channel)
     for name, t in results.items():
         graph.outputs.append(b.named(t, name))
-    return b, list(results)
+    return b, list(results), fine
 
 
-def _emitted(b: Bench, what: Recipe) -> dict[str, gs.Tensor]:
+def _emitted(b: Bench, what: Recipe) -> Result:
     try:
-        made = what.method.emit(b.e, provide(b, what), **dict(what.settings))
+        return what.method.emit(b.e, provide(b, what), **dict(what.settings))
     except OpError as error:
         others = ", ".join(other_methods(what, b.classifier)) or "none"
         name = what.method.name
         raise OpError(f"{error}, and {name} needs it; methods that do not: {others}") from error
-    shown = b.e.Relu(made.raw) if made.map is None else made.map
-    found = {"raw": made.raw, "map": shown, "weights": made.weights, "gap": made.gap}
-    return {kind: t for kind, t in found.items() if t is not None}
 
 
 def _made(model: Model) -> set[str]:

@@ -7,8 +7,8 @@ Views of constants are computed here, so that a transposed weight is stored tran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
@@ -33,19 +33,16 @@ _INT = dict.fromkeys(("Shape", "Size", "ArgMax", "NonZero"), np.dtype(np.int64))
 _RESULT = {**_BOOL, **_INT}
 _TYPED_BY = {"Where": 1, "OneHot": 2}  # the input whose type the output has, if not the first
 
-_FOLDED = (
-    "Transpose",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Gather",
-    "Mul",
-    "Add",
-    "Sub",
-    "Div",
-    "Sqrt",
-    "Concat",
-)
+_VIEWS = ("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Slice")
+_FOLDED = (*_VIEWS, "Gather", "Mul", "Add", "Sub", "Div", "Sqrt", "Concat")
+
+
+class View(NamedTuple):
+    """How a constant was made of another one: operator, inputs, attributes."""
+
+    op: str
+    inputs: list[gs.Tensor]
+    attributes: dict[str, Any]
 
 
 class Emitter:
@@ -54,6 +51,9 @@ class Emitter:
     Any operator is a method: `e.Concat(a, b, axis=1)`. Operands are tensors, numpy arrays, lists of
     integers (int64), numbers (taken in the type of the first tensor operand), or None for an
     optional input left out.
+
+    Attributes:
+        views: by name, how constants were made that are the same weights in another order.
     """
 
     def __init__(self, graph: gs.Graph, prefix: str = "onnxcam") -> None:
@@ -62,6 +62,8 @@ class Emitter:
         self.prefix = prefix
         self.taken = {n.name for n in graph.nodes} | set(graph.tensors())
         self._count = 0
+        self.views: dict[str, View] = {}
+        self._viewed: dict[Hashable, gs.Constant] = {}
 
     def __getattr__(self, op: str) -> Callable[..., gs.Variable]:
         if not op[:1].isupper():
@@ -87,7 +89,7 @@ class Emitter:
         if op in _FOLDED and domain is None and all(a is not None for a in arrays):
             folded = fold(op, arrays, attributes)
             if folded is not None:
-                return [constant(self.name(op), folded)]
+                return [self._constant(View(op, inputs, attributes), arrays, folded)]
         typing = inputs[_TYPED_BY.get(op, 0) :]
         dtype = _RESULT.get(op, next((t.dtype for t in typing if t.name), like))
         if op == "Cast":
@@ -96,6 +98,17 @@ class Emitter:
         node = gs.Node(op, results[0].name, attributes, inputs, results, domain)
         self.graph.nodes.append(node)
         return results
+
+    def _constant(self, view: View, arrays: Sequence[Any], folded: np.ndarray) -> gs.Constant:
+        """The result of folding; weights seen in the same way are made once."""
+        if view.op not in _VIEWS:
+            return constant(self.name(view.op), folded)
+        rest = tuple(None if a is None else a.tobytes() for a in arrays[1:])
+        key = (view.op, view.inputs[0].name, rest, repr(sorted(view.attributes.items())))
+        if key not in self._viewed:
+            self._viewed[key] = constant(self.name(view.op), folded)
+            self.views[self._viewed[key].name] = view
+        return self._viewed[key]
 
     def name(self, hint: str) -> str:
         """A name that nothing in the graph has yet."""

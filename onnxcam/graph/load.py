@@ -103,6 +103,7 @@ def load(
     probe: Probe | None = None,
     max_bytes: int = MAX_BYTES,
     every_output: bool = False,
+    opset: int | None = None,
 ) -> Classifier:
     """Loads a classifier into the normal form.
 
@@ -116,11 +117,17 @@ def load(
         max_bytes: largest file accepted; a higher one than the default holds for tensors, too.
         every_output: keep the other outputs of the model, too, as far as they are tensors made by
             standard operators; the score stays the first one.
+        opset: version of the operator set that is worked in; None for 18, or the model's if higher.
 
     Raises:
         ModelError: what was met, at which node, and what to do.
     """
     read = source if isinstance(source, Model) else read_model(source, max_bytes)
+    if method := read.metadata.get("onnxcam.method"):
+        raise ModelError(
+            f"the model is an explainer itself ({method}), which 'onnxcam export' wrote: run it as "
+            "it is in any ONNX runtime, or explain the model that it was made from"
+        )
     notes: list[str] = []
     graph = _graph(read)
     modernise(graph, notes)
@@ -132,7 +139,7 @@ def load(
     first = score.probability or score.logit
     others = [t.name for t in graph.outputs if t.name != first and _plain(t)]
     _cut(graph, [first, *(others if every_output else [])])
-    model, info, batch = normalised(raised(_checked(graph, read), notes), size, probe, notes)
+    model, info, batch = normalised(raised(_checked(graph, read), notes, opset), size, probe, notes)
     graph = to_graph(model)
     if show_floats(graph, info.name, score.logit):
         model = to_model(graph, model)
@@ -165,6 +172,7 @@ def load(
             "probe": probe,
             "max_bytes": max_bytes,
             "every_output": every_output,
+            "opset": opset,
         },
     )
 

@@ -46,6 +46,11 @@ class Model:
         """The `metadata_props` of the model."""
         return {p.key: p.value for p in self.proto.metadata_props}
 
+    @property
+    def file_bytes(self) -> int:
+        """The size of the model as a file, its weights included."""
+        return int(self.proto.ByteSize()) + sum(w.nbytes for w in self.weights.values())
+
     def complete(self) -> onnx.ModelProto:
         """The whole model in one message, weights inside.
 

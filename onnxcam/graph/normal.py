@@ -60,10 +60,20 @@ class Image:
         )
 
 
-def raised(model: Model, notes: list[str]) -> Model:
-    """`model` in opset 18 or later; in its own where onnx cannot convert it."""
-    if model.opset >= OPSET:
+def raised(model: Model, notes: list[str], opset: int | None = None) -> Model:
+    """`model` in opset 18 or later; in its own where onnx cannot convert it.
+
+    Raises:
+        ModelError: `opset` was asked for, and it cannot be had.
+    """
+    wanted = opset or OPSET
+    if model.opset == wanted or (opset is None and model.opset > wanted):
         return model
+    if model.opset > wanted:
+        raise ModelError(
+            f"the model is in opset {model.opset} and cannot be lowered to {wanted}: its framework "
+            "can export it in that one"
+        )
     # The converter does not know external data: weights go through it as inputs.
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -76,16 +86,18 @@ def raised(model: Model, notes: list[str]) -> Model:
     for output in proto.graph.output:  # an exporter's word on it may contradict the converter's
         output.type.tensor_type.ClearField("shape")
     try:
-        converted = version_converter.convert_version(proto, OPSET)
+        converted = version_converter.convert_version(proto, wanted)
     except Exception as error:  # its C++ side raises plain RuntimeError and worse
         reason = str(error).strip().splitlines()[-1]
+        if opset is not None:
+            raise ModelError(f"onnx cannot bring the model to opset {opset}: {reason}") from error
         notes.append(f"stays in opset {model.opset}, which onnx cannot raise: {reason}")
         return model
     kept = [i for i in converted.graph.input if i.name not in model.weights]
     del converted.graph.input[:]
     converted.graph.input.extend(kept)
     converted.graph.initializer.extend(outside)
-    notes.append(f"raised from opset {model.opset} to {OPSET}")
+    notes.append(f"raised from opset {model.opset} to {wanted}")
     weights = dict(model.weights)
     constants_to_initializers(converted.graph, weights)  # the converter writes axes as nodes
     return Model(converted, weights)

@@ -17,12 +17,13 @@ RECTIFIERS = ("relu", "all")
 
 def largest(e: Emitter, raw: gs.Tensor) -> Result:
     """The largest magnitude over the channels."""
-    return Result(raw, map=e.axes("ReduceMax", e.Abs(raw), [2], keepdims=0))
+    return Result(raw, map=e.axes("ReduceMax", e.Abs(raw), [2], keepdims=0), by_channel=True)
 
 
 def added(e: Emitter, raw: gs.Tensor) -> Result:
     """The magnitude of the sum over the channels: the share of the whole pixel."""
-    return Result(raw, map=e.Abs(e.axes("ReduceSum", raw, [2], keepdims=0)))
+    shown = e.Abs(e.axes("ReduceSum", raw, [2], keepdims=0))
+    return Result(raw, map=shown, by_channel=True)
 
 
 @method("saliency", "Gradient saliency", needs=("pixels",), pixels=True)
@@ -155,4 +156,4 @@ def fullgrad(e: Emitter, needs: Needs) -> Result:
         each = min_max(e, e.Abs(term), [3, 4])
         summed = e.axes("ReduceSum", each, [2], keepdims=0)
         total = e.Add(total, resized(e, summed, size))
-    return Result(raw, map=total)
+    return Result(raw, map=total, by_channel=True)

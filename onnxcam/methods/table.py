@@ -47,12 +47,14 @@ class Result(NamedTuple):
         weights: the weight of each unit, (N, M, K), where the method has such.
         map: the map, (N, M, h, w); None for ReLU(raw).
         gap: what attributions that should add up to the score miss of it, (N, M).
+        by_channel: whether raw has the axis C.
     """
 
     raw: gs.Tensor
     weights: gs.Tensor | None = None
     map: gs.Tensor | None = None
     gap: gs.Tensor | None = None
+    by_channel: bool = False
 
 
 Emit = Callable[..., Result]

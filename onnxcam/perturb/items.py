@@ -1,4 +1,8 @@
-"""What a stack runs over, made on the host in blocks: windows, random masks, noise, steps."""
+"""What a stack runs over, made on the host in blocks: windows, random masks, noise, steps.
+
+Masks are kept packed, a row of numbers each, and unpacked in the graph (`stacks.windows`,
+`stacks.random_masks`): thousands of them are then small enough to stand in a file.
+"""
 
 from __future__ import annotations
 
@@ -67,37 +71,39 @@ def cover(size: int, window: float, stride: float) -> np.ndarray:
 
 
 def windows(rows: np.ndarray, columns: np.ndarray) -> Items:
-    """Masks (H, W) that are 0 in one window after the other and 1 elsewhere, row by row."""
+    """One window after the other, row by row: which rows and which columns it covers, H + W."""
     across = len(columns)
 
     def make(start: int, stop: int) -> np.ndarray:
-        return np.stack([1 - np.outer(rows[i // across], columns[i % across])
-                         for i in range(start, stop)]).astype(np.float32)  # fmt: skip
+        every = np.arange(start, stop)
+        return np.concatenate([rows[every // across], columns[every % across]], axis=1)
 
-    shape = (rows.shape[1], columns.shape[1])
-    return Items(len(rows) * across, shape, np.dtype(np.float32), make)
+    wide = rows.shape[1] + columns.shape[1]
+    return Items(len(rows) * across, (wide,), np.dtype(np.float32), make)
 
 
 def random_masks(count: int, size: tuple[int, int], cells: int, keep: float, seed: int) -> Items:
-    """RISE's masks (H, W): a random grid of kept cells, enlarged bilinearly, shifted at random.
+    """RISE's masks, packed: a random grid of kept cells (cells²), and how far to shift it (2).
 
     Petsiuk et al., RISE, BMVC 2018, section 3.2: cells × cells values, 1 with probability `keep`,
     enlarged to (cells + 1) cell sizes, of which H × W from a random offset within one cell is cut.
     """
     steps = [-(-n // cells) for n in size]
-    enlarge = [_bilinear(cells, (cells + 1) * step) for step in steps]
 
     def one(index: int) -> np.ndarray:
         draw = np.random.default_rng([seed, index])
-        grid = (draw.random((cells, cells)) < keep).astype(np.float32)
-        y, x = (int(draw.integers(step)) for step in steps)
-        rows, columns = enlarge[0][y : y + size[0]], enlarge[1][x : x + size[1]]
-        return np.asarray(rows @ grid @ columns.T)
+        grid = draw.random((cells, cells)) < keep
+        return np.array([*grid.reshape(-1), *(draw.integers(step) for step in steps)], np.float32)
 
     def make(start: int, stop: int) -> np.ndarray:
         return np.stack([one(i) for i in range(start, stop)])
 
-    return Items(count, size, np.dtype(np.float32), make)
+    return Items(count, (cells * cells + 2,), np.dtype(np.float32), make)
+
+
+def enlarging(cells: int, size: int) -> np.ndarray:
+    """The matrix that enlarges a row of `cells` to (cells + 1) cell sizes, bilinearly."""
+    return _bilinear(cells, (cells + 1) * -(-size // cells))
 
 
 def _bilinear(before: int, after: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.normal import Image
+from onnxcam.perturb.items import enlarging
 from onnxcam.perturb.scaling import min_max, resized
 
 T: TypeAlias = gs.Tensor
@@ -49,6 +50,25 @@ def taken(e: Emitter, x: T, info: Image) -> T:
         limits = np.iinfo(info.dtype)
         x = e.Clip(e.Round(x), float(limits.min), float(limits.max))
     return e.cast(x, info.dtype)
+
+
+def windows(e: Emitter, packed: T, size: tuple[int, int]) -> T:
+    """Masks (B, H, W) that are 0 in a window and 1 elsewhere, from `items.windows`."""
+    rows = e.axes("Unsqueeze", e.Slice(packed, [0], [size[0]], [1]), [2])
+    columns = e.axes("Unsqueeze", e.Slice(packed, [size[0]], [sum(size)], [1]), [1])
+    return e.Sub(e.tensor(1.0, packed.dtype), e.Mul(rows, columns))
+
+
+def random_masks(e: Emitter, packed: T, size: tuple[int, int], cells: int) -> T:
+    """RISE's masks (B, H, W) from `items.random_masks`."""
+    area = cells * cells
+    grid = e.Reshape(e.Slice(packed, [0], [area], [1]), [-1, cells, cells])
+    sides = []
+    for axis, length in enumerate(size):
+        offset = e.cast(e.Slice(packed, [area + axis], [area + axis + 1], [1]), np.int64)
+        line = e.Add(offset, np.arange(length)[None])  # (B, length)
+        sides.append(e.Gather(enlarging(cells, length), line, axis=0))  # (B, length, cells)
+    return e.MatMul(e.MatMul(sides[0], grid), e.Transpose(sides[1], perm=[0, 2, 1]))
 
 
 def unit_masks(e: Emitter, feature: T, units: T, size: tuple[int, int]) -> T:

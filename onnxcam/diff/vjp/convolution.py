@@ -126,33 +126,41 @@ def conv_transpose(
 
 def spread(e: Emitter, g: T, w: T, at: Window, group: int) -> T:
     """The gradient of a convolution for its image: (N, M, *out) → (N, C, *size)."""
-    weights = array_of(w)
-    if weights is None or min(at.begins) < 0:
+    if array_of(w) is None or min(at.begins) < 0:
         return _transposed(e, g, w, at, group)
     if all(k == 1 for k in at.kernel) and not any(at.begins):
-        g = e.Conv(g, e.tensor(_turned(weights, group)), group=group)
+        g = e.Conv(g, _turned(e, w, group), group=group)
         missing = [n - s * o for n, o, s in zip(at.size, at.out, at.strides, strict=True)]
         space = [0] * len(missing)
         return framed(e, _apart(e, g, at), [0, 0, *space], [0, 0, *missing])
-    if any(s > 1 for s in at.strides) and len(weights) > group:
+    if any(s > 1 for s in at.strides) and fixed(w, 0) > group:
         return _transposed(e, g, w, at, group)
     reach = [span - 1 - b for span, b in zip(at.spans, at.begins, strict=True)]
     cells = zip(at.size, at.out, at.strides, at.begins, strict=True)
     ends = [n - s * o + b for n, o, s, b in cells]
     if min(reach + ends) < 0:
         return _transposed(e, g, w, at, group)
-    turned = e.tensor(_turned(weights, group))
-    return e.Conv(
-        _apart(e, g, at), turned, pads=[*reach, *ends], dilations=at.dilations, group=group
-    )
+    pads = [*reach, *ends]
+    turned = _turned(e, w, group)
+    return e.Conv(_apart(e, g, at), turned, pads=pads, dilations=at.dilations, group=group)
 
 
-def _turned(weights: np.ndarray, group: int) -> np.ndarray:
+def _turned(e: Emitter, w: T, group: int) -> T:
     """Weights (M, C/group, *kernel) → (C, M/group, *kernel), every axis of the kernel reversed."""
-    m, c, *kernel = weights.shape
-    grouped = weights.reshape(group, m // group, c, *kernel).swapaxes(1, 2)
-    flipped = np.flip(grouped, axis=tuple(range(3, 3 + len(kernel))))
-    return np.ascontiguousarray(flipped.reshape(group * c, m // group, *kernel))
+    m, c, *kernel = (fixed(w, i) for i in range(len(known(w))))
+    n, axes = len(kernel), [i + 2 for i, k in enumerate(kernel) if k > 1]
+    if group == 1:
+        turned = e.Transpose(w, perm=[1, 0, *range(2, 2 + n)])
+    elif m == group:
+        turned = w if c == 1 else e.Reshape(w, [group * c, 1, *kernel])
+    else:
+        grouped = e.Reshape(w, [group, m // group, c, *kernel])
+        swapped = e.Transpose(grouped, perm=[0, 2, 1, *range(3, 3 + n)])
+        turned = e.Reshape(swapped, [group * c, m // group, *kernel])
+    if not axes:
+        return turned
+    last, before = [-1] * len(axes), [-(1 << 30)] * len(axes)
+    return e.Slice(turned, last, before, axes, last)
 
 
 def _apart(e: Emitter, g: T, at: Window) -> T:
