@@ -60,7 +60,8 @@ class Emitter:
         """Starts to append to `graph`; new names begin with `prefix`."""
         self.graph = graph
         self.prefix = prefix
-        self.taken = {n.name for n in graph.nodes} | set(graph.tensors())
+        parts = [graph, *graph.subgraphs(recursive=True)]
+        self.taken = {n for part in parts for n in (*part.tensors(), *(n.name for n in part.nodes))}
         self._count = 0
         self.views: dict[str, View] = {}
         self._viewed: dict[Hashable, gs.Constant] = {}
