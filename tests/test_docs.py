@@ -61,8 +61,8 @@ def test_commands_run(command: str, files: Path) -> None:
         assert made == {words[words.index("--graph") + 1]}
     elif words[1] == "split":
         assert made == {"features.onnx", "head.onnx"}
-    elif words[1] == "gradient":
-        assert made == {"gradient.onnx"}
+    elif words[1] in ("gradient", "export"):
+        assert made == {words[3]}
     elif words[1] == "compare":
         assert made == {"picture.compare.png"}
     elif words[1] == "explain" and "none" not in words:
