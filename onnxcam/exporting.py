@@ -162,15 +162,13 @@ def _own_outputs(classifier: Classifier) -> tuple[list[str], list[str]]:
     """The outputs that are kept, in the order of the model, and a note on those that are not."""
     stated = [o.name for o in classifier.source.proto.graph.output]
     held = [o.name for o in classifier.model.proto.graph.output]
-    kept = [n for n in stated if n in held] + [n for n in held if n not in stated]
-    lost = [n for n in stated if n not in held]
-    added = [n for n in held if n not in stated]
-    notes = []
-    if lost:
-        instead = f"; {', '.join(added)} is given, which they are made from" if added else ""
-        notes.append(f"outputs left out, since standard operators do not make them: "
-                     f"{', '.join(lost)}{instead}")  # fmt: skip
-    return kept, notes
+    kept, lost = [n for n in stated if n in held], [n for n in stated if n not in held]
+    if not lost:
+        return kept, []
+    instead = [n for n in held if n not in stated]
+    note = f"outputs that standard operators do not make are left out: {', '.join(lost)}"
+    note += f"; {', '.join(instead)} is given in their place" if instead else ""
+    return [*kept, *instead], [note]
 
 
 def _note(model: Model, explainer: Explainer, targets: Any) -> None:

@@ -71,6 +71,16 @@ def tiny(classes: int = 4, size: int | str = 8, batch: int | str = "N", **option
     )
 
 
+def mixed(batch: int = 2) -> ModelProto:
+    """A classifier that takes the mean over its images away, and so insists on their number."""
+    weights = {"w": weight(4, 3, 3, 3, seed=1), "v": weight(4, 5, seed=2), "o": np.array([0])}
+    body = (
+        "p = Conv <pads = [1, 1, 1, 1]> (x, w) a = Tanh(p) g = GlobalAveragePool(a) f = Flatten(g)"
+        " z = MatMul(f, v) s = ReduceMean <keepdims = 1> (z, o) y = Sub(z, s)"
+    )
+    return model(body, weights, f"float[{batch},3,8,8] x", f"float[{batch},5] y")
+
+
 ONE_UNIT = {
     "sigmoid (N, 1)": ("y = Sigmoid(z)", "N,1", True),
     "sigmoid, squeezed": ("s = Sigmoid(z) y = Squeeze(s, last)", "N", True),

@@ -61,6 +61,8 @@ def test_commands_run(command: str, files: Path) -> None:
         assert made == {words[words.index("--graph") + 1]}
     elif words[1] == "split":
         assert made == {"features.onnx", "head.onnx"}
+    elif "--triton" in words:
+        assert {"config.pbtxt", "model.onnx", "model.kserve.yaml"} <= made
     elif words[1] in ("gradient", "export"):
         assert made == {words[3]}
     elif words[1] == "compare":

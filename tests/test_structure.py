@@ -43,6 +43,7 @@ LAYERS["explanation"] = ({"errors", "files", "image", "labels", "targets"}, {"nu
 LAYERS["comparison"] = ({*LAYERS["explanation"][0], "explanation"}, {"numpy"})
 LAYERS["api"] = ({*LAYERS}, {"numpy"})
 LAYERS["exporting"] = ({*LAYERS}, set())
+LAYERS["triton"] = ({"errors", "exporting"}, {"onnx"})
 for top in ("serve", "evaluate"):
     LAYERS[top] = ({*LAYERS} - {"serve", "evaluate"}, {"numpy", "onnx"})
 LAYERS["cli"] = ({*LAYERS}, {"numpy", "click", "rich"})
