@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnxcam.explainer.file import Ends, explainer_model
 from onnxcam.feeding import fed, given_preset
 from onnxcam.files import write_together
 from onnxcam.graph import Classifier, Model
+from onnxcam.graph.half import halved
 from onnxcam.graph.read import MAX_BYTES
 from onnxcam.loading import Source, load
 from onnxcam.targets import Target, one_for_all
@@ -93,6 +94,7 @@ def exported(
     weights: bool = False,
     prefix: str = "",
     opset: int | None = None,
+    float16: bool = False,
     memory: int = MEMORY,
     preset: Any = None,
     image: str | None = None,
@@ -113,6 +115,8 @@ def exported(
         weights: an output `weights`, those of the units, where the method has such.
         prefix: stands before the names of inputs and outputs that are added.
         opset: version of the operator set; None for 18, or the model's own if higher.
+        float16: weights and computation up to the feature map are in half precision, head and
+            explanation in float32; of methods on pixels up to the default feature map.
         memory: about how many bytes may be taken for switched-off copies, or one turn of a loop.
         preset: as for `Explainer`; written into the metadata, with the class names, where known.
         image, output, inputs, max_bytes: as for `onnxcam.load`.
@@ -133,6 +137,8 @@ def exported(
             every_output=True, opset=opset,
         )  # fmt: skip
     classifier = _sized(model, size)
+    if float16:
+        classifier = _halved(classifier, layer)
     explainer = Explainer(
         classifier, method, layer, provider="cpu", preset=given_preset(preset, path), **settings
     )
@@ -143,6 +149,12 @@ def exported(
     own, notes = _own_outputs(classifier)
     made = explainer_model(program, own, Ends(asked, heatmap, weights, prefix), memory)
     _note(made, explainer, targets)
+    what = explainer.recipe.method
+    if float16 and not (what.on_layer and not what.fused):
+        notes.append(
+            "gradients for pixels in half precision are some percent off: rectifiers near zero "
+            "fall to the other side"
+        )
     return Exported(made, explainer.recipe, classifier.source, (*fed_notes, *notes, *program.notes))
 
 
@@ -156,6 +168,13 @@ def _sized(classifier: Classifier, size: tuple[int, int] | None) -> Classifier:
             f"{size[0]}×{size[1]}: leave out --size"
         )
     return classifier.resized(size)
+
+
+def _halved(classifier: Classifier, layer: str | int | None) -> Classifier:
+    """The classifier with its features in half precision."""
+    found = classifier.default if layer is None else classifier.layer(layer)
+    until = classifier.score.logit if found is None else found.tensor
+    return replace(classifier, model=halved(classifier.model, classifier.image.name, until))
 
 
 def _own_outputs(classifier: Classifier) -> tuple[list[str], list[str]]:

@@ -21,6 +21,7 @@ from onnxcam.errors import ModelError, OnnxcamError, OptionError
 from onnxcam.explainer.loops import _divisor
 from onnxcam.exporting import exported
 from onnxcam.graph.emit import Emitter
+from onnxcam.image import read_picture
 from onnxcam.methods import METHODS
 from onnxcam.perturb import items, stacks
 
@@ -239,6 +240,34 @@ def test_a_fixed_batch_stays() -> None:
 def test_what_cannot_be(options: dict[str, Any], said: str) -> None:
     with pytest.raises(OnnxcamError, match=said):
         exported(tiny(), **options)
+
+
+@pytest.mark.parametrize("net", ["demo_residual", "demo_vgg"])
+@pytest.mark.parametrize("method", ["ablation-cam", "grad-cam", "layer-cam"])
+def test_half_precision_up_to_the_feature_map(net: str, method: str) -> None:
+    path, explainer = DEMO / f"{net}.onnx", onnxcam.Explainer(DEMO / f"{net}.onnx", method)
+    assert explainer.preset is not None
+    x = explainer.preset.tensor(read_picture(DEMO / "demo_scene.png")).repeat(3, 0)
+    made = exported(path, method, float16=True, weights=method != "layer-cam")
+    assert made.model.file_bytes < (0.52 if net == "demo_residual" else 0.81) * path.stat().st_size
+    file, target = made.model.complete(), np.array([0, 4, 9])
+    ends = (*file.graph.input, *file.graph.output)
+    kinds = [end.type.tensor_type.elem_type for end in ends]
+    assert onnx.TensorProto.FLOAT16 not in kinds
+    near(run(file, {"image": x, "target": target})["map"], explainer(x, target).map, 1e-2)
+    assert not made.notes
+
+
+def test_half_precision_of_pixels_and_of_quantised_models(shared_data: Path) -> None:
+    made = exported(DEMO / "demo_vgg.onnx", "saliency", float16=True)
+    assert any("some percent off" in note for note in made.notes)
+    x = images(1, 3, 96, 96)
+    found = run(made.model.complete(), {"image": x, "target": np.array([1])})["map"]
+    own = onnxcam.Explainer(DEMO / "demo_vgg.onnx", "saliency")(x, 1).map
+    assert np.corrcoef(found.ravel(), own.ravel())[0, 1] > 0.99
+    half = shared_data / "models" / "imagenet_squeezenet_caffe2_fp16.onnx"
+    with pytest.raises(ModelError, match="in half precision already; leave out --float16"):
+        exported(half, float16=True)
 
 
 def test_weights_beyond_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

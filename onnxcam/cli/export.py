@@ -12,6 +12,7 @@ from onnxcam.cli.split import ends, told
 from onnxcam.files import write_together
 
 _FILE, _SERVER = "The file", "For servers"
+_SHAPE = ("size", "heatmap", "weights", "prefix", "opset", "float16")
 _HOW = ("score", "ablation", "units", "patches_only", "smooth")
 
 
@@ -38,6 +39,10 @@ _HOW = ("score", "ablation", "units", "patches_only", "smooth")
 @options.option(
     "--opset", type=click.IntRange(min=11), metavar="NUMBER", section=_FILE,
     help="Version of the operator set [default: 18, or the model's if higher].",
+)  # fmt: skip
+@options.option(
+    "--float16", is_flag=True, section=_FILE,
+    help="Half precision up to the feature map: about half the size, fast on GPUs.",
 )  # fmt: skip
 @options.force_option
 @options.json_option
@@ -97,7 +102,7 @@ def export(model: str, out: str | None, force: bool, as_json: bool, **given: Any
         model, given["method"], given["layer"],
         targets=asked[0] if len(asked) == 1 else list(asked),
         memory=given["memory"] or MEMORY, class_names=options.class_names(given),
-        **{name: given[name] for name in ("size", "heatmap", "weights", "prefix", "opset", *_HOW)},
+        **{name: given[name] for name in (*_SHAPE, *_HOW)},
         **options.loading(given), **picturing, **own,
     )  # fmt: skip
     contents = made.contents(out) if out else {}

@@ -87,7 +87,10 @@ def explainer_model(program: Program, own: Sequence[str], ends: Ends, memory: in
         end.shape = [rows, *([] if one else [form.targets]), *shape]
         graph.outputs.append(end)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    return to_model(graph, classifier.model)
+    model = to_model(graph, classifier.model)
+    # "N" in a shape stands for copies of images, too, and runtimes take one name for one size.
+    del model.proto.graph.value_info[:]
+    return model
 
 
 def _free_names(e: Emitter, names: Sequence[str]) -> None:
