@@ -15,7 +15,15 @@ from onnx.reference import ReferenceEvaluator
 
 import models
 import onnxcam
-from models import images, tiny, weight
+from models import (
+    each_golden,
+    golden_arrays,
+    golden_classifier,
+    golden_index,
+    images,
+    tiny,
+    weight,
+)
 from onnxcam.cli import main
 from onnxcam.errors import ModelError, OnnxcamError, OptionError
 from onnxcam.explainer.loops import _divisor
@@ -159,6 +167,19 @@ def test_the_real_thing(shared_data: Path) -> None:
     assert found["class"].tolist() == own.target.tolist()
     near(found["map"], own.map)
     np.testing.assert_array_equal(found["output"], own.scores)
+
+
+@each_golden(sets=True)
+def test_files_of_the_goldens(goldens: Path, name: str, file: str, arrays: str) -> None:
+    want, classifier = golden_arrays(name, arrays), golden_classifier(name, file)
+    score = "probability" if "prob" in arrays else "logit"
+    layer = str(golden_index()[name]["files"][file]["cam_pool"]) if "pool" in arrays else None
+    made = exported(classifier, layer=layer, score=score, targets=want["classes"].tolist(),
+                    weights=True)  # fmt: skip
+    assert len(made.model.weights) <= len(classifier.source.weights) + 1
+    found = run(made.model.complete(), {classifier.image.name: want["x"]})
+    assert (found["class"] == want["classes"]).all()
+    near(found["weights"], want["ablation_w"])
 
 
 def test_outputs_keep_their_order() -> None:
