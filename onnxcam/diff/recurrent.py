@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.diff.scan import emit_scan, like
-from onnxcam.diff.vjp.table import fixed, known
+from onnxcam.diff.vjp.table import fixed
 from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
 

@@ -51,22 +51,26 @@ def emit_scan(
     body = gs.Graph(list(nodes), name=inner.prefix, opset=e.graph.opset)
     body.inputs = [*(t for t, _, _ in states), *(t for t, _ in streams)]
     results = [*(t for _, _, t in states), *shown]
-    for t in results:  # a tensor may be a result twice, or an input
-        result = like(inner, t)
-        body.nodes.append(gs.Node("Identity", result.name, {}, [t], [result]))
+    made = {t.name for n in nodes for t in n.outputs}
+    for t in results:  # an input as it is, or a result that is one already, has to be a copy
+        result = t
+        if t.name not in made:
+            result = like(inner, t)
+            body.nodes.append(gs.Node("Identity", result.name, {}, [t], [result]))
+        made.discard(t.name)
         body.outputs.append(result)
     attributes: dict[str, Any] = {"body": body, "num_scan_inputs": len(streams)}
     if backwards:
         attributes["scan_input_directions"] = [1] * len(streams)
         attributes["scan_output_directions"] = [1] * len(shown)
     inputs = [*(start for _, start, _ in states), *(t for _, t in streams)]
-    made = e.op("Scan", inputs, attributes, len(results))
+    outputs = e.op("Scan", inputs, attributes, len(results))
     steps = streams[0][1].shape
-    for i, (new, t) in enumerate(zip(made, results, strict=True)):
+    for i, (new, t) in enumerate(zip(outputs, results, strict=True)):
         new.dtype, new.shape = t.dtype, t.shape
         if i >= len(states):
             new.shape = None if steps is None or t.shape is None else [steps[0], *t.shape]
-    return made
+    return outputs
 
 
 def like(e: Emitter, t: T) -> gs.Variable:
@@ -99,6 +103,7 @@ def scan_gradients(
     part = _opened(e, node, needed)
     count = len(node.inputs) - node.attrs["num_scan_inputs"]  # of states; sequences follow them
     inner, forward = Emitter(part, e.name("Scan")), list(part.nodes)
+    turned = _turner(e)
     into, out = _backwards(node, "input", count), _backwards(node, "output", count)
     pairs = list(enumerate(zip(part.inputs, node.inputs, strict=True)))
 
@@ -112,10 +117,12 @@ def scan_gradients(
     answers = differentiate(inner, flows, [part.inputs[i] for i in wrt])
     found = {i: g for i, g in zip(wrt, answers, strict=True) if g is not None}
     found |= {i: zeros(inner, g) for i, g in of_states.items() if i not in found}
+    if not found:
+        return [None] * len(node.inputs)
     nodes = _leading_to(part.nodes[len(forward) :], found.values())
 
     # What that takes from a step: slices, states that stay as they are, and what has to be noted.
-    streams = [(g, x if i in out else _turned(e, x)) for i, (g, x) in given.items()]
+    streams = [(g, x if i in out else turned(x)) for i, (g, x) in given.items()]
     kept: list[tuple[T, T, T]] = []
     noted: list[tuple[T, T]] = []
     copies: dict[str, T] = {}
@@ -124,7 +131,7 @@ def scan_gradients(
         copy = copies[t.name] = like(inner, t)
         i = places.get(t.name, -1)
         if i >= count:
-            streams.append((copy, node.inputs[i] if i in into else _turned(e, node.inputs[i])))
+            streams.append((copy, node.inputs[i] if i in into else turned(node.inputs[i])))
         elif i >= 0 and _stays(part, i):
             kept.append((copy, node.inputs[i], copy))
         else:
@@ -134,20 +141,18 @@ def scan_gradients(
     found = {i: copies.get(g.name, g) for i, g in found.items()}
     if noted:
         again = [(t, x, part.outputs[i]) for i, (t, x) in pairs if i < count]
-        fed = [(t, _turned(e, x) if i in into else x) for i, (t, x) in pairs if i >= count]
+        fed = [(t, turned(x) if i in into else x) for i, (t, x) in pairs if i >= count]
         stacks = emit_scan(e, inner, forward, again, fed, [t for _, t in noted])[count:]
-        streams += [(t, _turned(e, x)) for (t, _), x in zip(noted, stacks, strict=True)]
+        streams += [(t, turned(x)) for (t, _), x in zip(noted, stacks, strict=True)]
     streams = streams or [(like(inner, part.inputs[count]), node.inputs[count])]
 
-    ends = [cotangents[i] for i in of_states]
-    ends = [zeros(e, node.inputs[i]) if g is None else g
-            for i, g in zip(of_states, ends, strict=True)]  # fmt: skip
-    states = [(g, end, found[i]) for (i, g), end in zip(of_states.items(), ends, strict=True)]
+    ends = {i: zeros(e, node.inputs[i]) if (g := cotangents[i]) is None else g for i in of_states}
+    states = [(g, ends[i], found[i]) for i, g in of_states.items()]
     shown = {i: g for i, g in found.items() if i >= count}
     made = emit_scan(e, inner, nodes, [*states, *kept], streams, list(shown.values()))
     results = dict(zip(of_states, made, strict=False))
     for i, g in zip(shown, made[len(states) + len(kept) :], strict=True):
-        results[i] = g if i in into else _turned(e, g)
+        results[i] = g if i in into else turned(g)
     return [results.get(i) if x.name in needed else None for i, (_, x) in pairs]
 
 
@@ -217,8 +222,8 @@ def _taken(nodes: Sequence[gs.Node], results: Iterable[T], own: Container[str]) 
     """What `nodes` and `results` take from other nodes, each once."""
     made = {t.name for n in nodes for t in n.outputs}
     used = {t.name: t for t in (*(t for n in nodes for t in n.inputs), *results)}
-    return [t for name, t in used.items()
-            if name and name not in made and name not in own and not isinstance(t, gs.Constant)]  # fmt: skip
+    others = [t for name, t in used.items() if name and name not in made and name not in own]
+    return [t for t in others if not isinstance(t, gs.Constant)]
 
 
 def _backwards(node: gs.Node, kind: str, count: int) -> set[int]:
@@ -227,8 +232,13 @@ def _backwards(node: gs.Node, kind: str, count: int) -> set[int]:
     return {count + i for i, way in enumerate(ways) if way}
 
 
-def _turned(e: Emitter, x: T) -> T:
-    """A sequence from its last step to its first."""
-    result = e.Slice(x, [-1], [-LAST], [0], [-1])
-    result.shape = x.shape
-    return result
+def _turner(e: Emitter) -> Callable[[T], T]:
+    """What gives a sequence from its last step to its first; one set of constants serves all."""
+    last, before, axis = (e.tensor([n]) for n in (-1, -LAST, 0))
+
+    def turned(x: T) -> T:
+        result = e.Slice(x, last, before, axis, last)
+        result.shape = x.shape
+        return result
+
+    return turned
