@@ -101,7 +101,8 @@ def recurrent(e: Emitter, node: gs.Node) -> list[T]:
     each = [tuple(given[i : i + len(default)]) for i in range(0, len(given), len(default))]
     strange = [k for k in _OPTIONS if node.attrs.get(k)]
     strange += ["sequence_lens"] * (lengths is not None) + ["peepholes"] * (peepholes is not None)
-    strange += ["activations"] * any((kind, *a) not in CELLS for a in each)
+    if len(each) != directions or any((kind, *a) not in CELLS for a in each):
+        strange.append("activations")
     if strange:
         article = "a" if node.op == "GRU" else "an"
         raise OpError(f"{article} {node.op} with {strange[0]} has no gradient rule")

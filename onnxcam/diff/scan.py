@@ -108,7 +108,9 @@ def scan_gradients(
     pairs = list(enumerate(zip(part.inputs, node.inputs, strict=True)))
 
     # The body, differentiated: from cotangents of what it gives to those of what it takes.
-    of_states = {i: _cotangent(inner, part.inputs[i]) for i in _varying(part, node, needed)}
+    of_states = {
+        i: _cotangent(inner, part.inputs[i]) for i in _carried(part, node, cotangents, needed)
+    }
     given = {i: (_cotangent(inner, t), g) for i, t in enumerate(part.outputs)
              if (g := cotangents[i]) is not None and i >= count}  # fmt: skip
     flows = [(part.outputs[i], g) for i, g in of_states.items()]
@@ -179,19 +181,23 @@ def _opened(e: Emitter, node: gs.Node, needed: Container[str]) -> gs.Graph:
     return part
 
 
-def _varying(part: gs.Graph, node: gs.Node, needed: Container[str]) -> list[int]:
-    """The states that depend on what is needed, in their start or by a step; floats alone."""
+def _carried(
+    part: gs.Graph, node: gs.Node, cotangents: Sequence[T | None], needed: Container[str]
+) -> list[int]:
+    """The states, of floats, that depend on what is needed and that what has a cotangent needs."""
     count = len(node.inputs) - node.attrs["num_scan_inputs"]
+    steps = [(s.name, new.name, reached(part, s.name))
+             for s, new in zip(part.inputs[:count], part.outputs, strict=False)]  # fmt: skip
     sources = {t.name for t, x in zip(part.inputs, node.inputs, strict=True) if x.name in needed}
-    while True:
-        behind = set().union(*(reached(part, name) for name in sources))
-        more = {s.name for s, new in zip(part.inputs[:count], part.outputs, strict=False)
-                if new.name in behind}  # fmt: skip
-        if more <= sources:
-            break
-        sources |= more
-    return [i for i, t in enumerate(part.inputs[:count])
-            if t.name in sources and np.dtype(t.dtype).kind == "f"]  # fmt: skip
+    behind = set().union(*(reached(part, name) for name in sources))
+    ahead = {t.name for t, g in zip(part.outputs, cotangents, strict=True) if g is not None}
+    for _ in steps:  # what one step tells of a state may tell of another in the next
+        for old, new, names in steps:
+            behind |= names if new in behind or old in behind else set()
+            ahead |= {new} if names & ahead else set()
+    return [i for i, (old, new, _) in enumerate(steps)
+            if {old, new} & behind and new in ahead
+            and np.dtype(part.inputs[i].dtype).kind == "f"]  # fmt: skip
 
 
 def _cotangent(inner: Emitter, t: T) -> gs.Variable:
