@@ -94,36 +94,23 @@ def recurrent(e: Emitter, node: gs.Node) -> list[T]:
         t if t is not None and t.name else None for t in [*node.inputs, *[None] * 5][:8]
     ]
     assert x is not None and w is not None and r is not None
-    directions, hidden = fixed(w, 0), fixed(r, 2)
-    kind = "linear GRU" if node.attrs.get("linear_before_reset") else node.op
-    default = _DEFAULT[node.op]
-    given = list(node.attrs.get("activations", default * directions))
-    each = [tuple(given[i : i + len(default)]) for i in range(0, len(given), len(default))]
-    strange = [k for k in _OPTIONS if node.attrs.get(k)]
-    strange += ["sequence_lens"] * (lengths is not None) + ["peepholes"] * (peepholes is not None)
-    if len(each) != directions or any((kind, *a) not in CELLS for a in each):
-        strange.append("activations")
-    if strange:
-        article = "a" if node.op == "GRU" else "an"
-        raise OpError(f"{article} {node.op} with {strange[0]} has no gradient rule")
+    hidden = fixed(r, 2)
+    strange = ["sequence_lens"] * (lengths is not None) + ["peepholes"] * (peepholes is not None)
     rows, last = [], []
-    for d, activations in enumerate(each):
-        cell, here = CELLS[kind, *activations], e.tensor(np.array(d, np.int64))
-        fed = e.MatMul(x, e.Transpose(e.Gather(w, here, axis=0), perm=[1, 0]))
-        back = e.Gather(r, here, axis=0)
-        held = e.op("Split", [back, [n * hidden for n in cell.parts]], {"axis": 0},
-                    len(cell.parts)) if cell.parts else [back]  # fmt: skip
+    for d, cell in enumerate(_cells(node, fixed(w, 0), strange)):
+        fed = e.MatMul(x, e.Transpose(_at(e, w, d), perm=[1, 0]))
+        held = [_at(e, r, d)]
+        if cell.parts:
+            sizes = [n * hidden for n in cell.parts]
+            held = [*e.op("Split", [*held, sizes], {"axis": 0}, len(sizes))]
         if b is not None:
-            both = e.Reshape(e.Gather(b, here, axis=0), [2, cell.gates * hidden])
+            both = e.Reshape(_at(e, b, d), [2, cell.gates * hidden])
             if cell.apart:
-                held = [back, e.Gather(both, e.tensor(np.array(1, np.int64)), axis=0)]
-                fed = e.Add(fed, e.Gather(both, e.tensor(np.array(0, np.int64)), axis=0))
-            else:
-                fed = e.Add(fed, e.axes("ReduceSum", both, [0], keepdims=0))
-        starts = [
-            _start(e, x, hidden) if t is None else e.Gather(t, here, axis=0)
-            for t in (h0, c0)[: cell.states]
-        ]
+                held.append(_at(e, both, 1))
+            added = _at(e, both, 0) if cell.apart else e.axes("ReduceSum", both, [0], keepdims=0)
+            fed = e.Add(fed, added)
+        starts = [_zeros(e, x, hidden) if t is None else _at(e, t, d)
+                  for t in (h0, c0)[: cell.states]]  # fmt: skip
         turned = d == 1 or node.attrs.get("direction", "forward") == "reverse"
         shown, *ends = _steps(e, cell, hidden, fed, starts, held, turned)
         rows.append(e.axes("Unsqueeze", shown, [1]))
@@ -132,8 +119,27 @@ def recurrent(e: Emitter, node: gs.Node) -> list[T]:
     return results[: len(node.outputs)]
 
 
-def _start(e: Emitter, x: T, hidden: int) -> T:
-    """Zeros (N, H)."""
+def _cells(node: gs.Node, directions: int, strange: list[str]) -> list[Cell]:
+    """The cell of each direction; `strange`: inputs that no cell takes."""
+    kind = "linear GRU" if node.attrs.get("linear_before_reset") else node.op
+    default = _DEFAULT[node.op]
+    given = list(node.attrs.get("activations", default * directions))
+    each = [tuple(given[i : i + len(default)]) for i in range(0, len(given), len(default))]
+    strange = [k for k in _OPTIONS if node.attrs.get(k)] + strange
+    if len(each) != directions or any((kind, *a) not in CELLS for a in each):
+        strange.append("activations")
+    if strange:
+        article = "a" if node.op == "GRU" else "an"
+        raise OpError(f"{article} {node.op} with {strange[0]} has no gradient rule")
+    return [CELLS[kind, *a] for a in each]
+
+
+def _at(e: Emitter, x: T, place: int) -> gs.Variable:
+    return e.Gather(x, e.tensor(np.array(place, np.int64)), axis=0)
+
+
+def _zeros(e: Emitter, x: T, hidden: int) -> T:
+    """The start of a state (N, H)."""
     shape = e.Concat(e.Slice(e.Shape(x), [1], [2]), [hidden], axis=0)
     zero = np.zeros(1, x.dtype)
     start = e.ConstantOfShape(shape, value=gs.Constant("value", zero))
