@@ -91,15 +91,15 @@ def test_methods_at_another_layer(goldens: Path) -> None:
 def test_methods_with_the_same_reason_share_a_line() -> None:
     body = (
         "p = Conv <pads = [1, 1, 1, 1]> (x, w) a = Relu(p) g = GlobalAveragePool(a) r = Flatten(g)"
-        " h = Unsqueeze(r, z) s, t = GRU <hidden_size = 3> (h, gw, gr) q = Squeeze(t, z)"
-        " y = Gemm(q, v)"
+        " h = Unsqueeze(r, z) s, t = GRU <hidden_size = 3, clip = 9.0> (h, gw, gr)"
+        " q = Squeeze(t, z) y = Gemm(q, v)"
     )
     weights: dict[str, Any] = {"w": weight(3, 3, 3, 3), "v": weight(3, 5), "z": np.array([0])}
     weights |= {"gw": weight(1, 9, 3), "gr": weight(1, 9, 3)}
     told = inspect(saved(models.model(body, weights))).stdout
     assert "(6 of 21)\n  ablation-cam, eigen-cam, score-cam, recipro-cam, occlusion, rise\n" in told
     assert re.search(
-        r"^  grad-cam, .*, fullgrad: node '.*' \(GRU\): there is no gradient rule", told, re.M
+        r"^  grad-cam, .*, fullgrad: node '.*' \(GRU\): a GRU with clip has no grad", told, re.M
     )
 
 

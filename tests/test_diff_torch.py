@@ -175,10 +175,23 @@ def nets() -> dict[str, Callable[[], Any]]:
             head=head(8), last=nn.Linear(8, 6),
         )  # fmt: skip
 
-    return {
-        f.__name__: f
-        for f in (residual, inverted, branches, modern, transformer, windows, resolutions)
-    }
+    def recurrent() -> Any:
+        def forward(m: Any, x: Any) -> Any:
+            x = m.stem(x)  # 8 × 8 cells: rows, columns, then all cells
+            rows = m.rows(x.permute(0, 2, 3, 1).reshape(-1, 8, 12))[0].reshape(-1, 8, 8, 10)
+            columns = m.columns(rows.permute(0, 2, 1, 3).reshape(-1, 8, 10))[0]
+            _, last = m.cells(columns.reshape(-1, 64, 8))
+            return m.head(last[-1])
+
+        return Module(
+            forward, stem=nn.Conv2d(3, 12, 4, 4), head=nn.Linear(7, 6),
+            rows=nn.LSTM(12, 5, batch_first=True, bidirectional=True),
+            columns=nn.GRU(10, 4, batch_first=True, bidirectional=True),
+            cells=nn.RNN(8, 7, num_layers=2, nonlinearity="relu", batch_first=True),
+        )  # fmt: skip
+
+    makers = (residual, inverted, branches, modern, transformer, windows, resolutions, recurrent)
+    return {f.__name__: f for f in makers}
 
 
 def lively(net: Any) -> Any:
@@ -232,7 +245,8 @@ def agrees(net: Any, classifier: Classifier, tolerance: float = 1e-5) -> None:
     assert (worst <= tolerance).all(), f"off by {worst}"
 
 
-NETS = ("residual", "inverted", "branches", "modern", "transformer", "windows", "resolutions")
+NETS = ("residual", "inverted", "branches", "modern", "transformer", "windows", "resolutions",
+        "recurrent")  # fmt: skip
 
 
 @pytest.mark.torch

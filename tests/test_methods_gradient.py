@@ -531,7 +531,7 @@ def test_names_of_methods() -> None:
 
 
 GRU = (
-    "h = Unsqueeze(r, z) s, t = GRU <hidden_size = 3> (h, gw, gr) q = Squeeze(t, z)"
+    "h = Unsqueeze(r, z) s, t = GRU <hidden_size = 3, clip = 9.0> (h, gw, gr) q = Squeeze(t, z)"
     " y = Gemm(q, v, c)"
 )
 IF = (
@@ -548,7 +548,7 @@ def others(text: str) -> list[str]:
 
 @pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].needs != ("feature",)])
 def test_an_operator_without_a_rule_is_named_with_a_way_out(method: str) -> None:
-    """A GRU in the head: methods without gradients work, and the error lists them."""
+    """A GRU that clips, in the head: methods without gradients work, and the error lists them."""
     extra = {"z": np.array([0]), "gw": weight(1, 9, 3, seed=8), "gr": weight(1, 9, 3, seed=9)}
     proto = small(GRU, **extra)
     for node in proto.graph.node:
@@ -558,7 +558,7 @@ def test_an_operator_without_a_rule_is_named_with_a_way_out(method: str) -> None
         assert np.isfinite(explain(method, proto, **few(method)).raw).all()
     elif method != "cam" and method != "guided-cam":
         with pytest.raises(
-            OpError, match=r"the_GRU\w*' \(GRU\): there is no gradient rule"
+            OpError, match=r"the_GRU\w*' \(GRU\): a GRU with clip has no gradient rule"
         ) as error:
             explain(method, proto, **few(method))
         assert others(str(error.value)) == able

@@ -180,9 +180,8 @@ LOOKED_INTO = {
     "timm csatv2": "Its last attention takes its input as it is; the expert's map is behind it.",
     "timm efficientvim_m1": "Every stage has a classifier of its own: the last map that all ways "
     "to the score pass is the first stage's.",
-    "timm sequencer2d_s": "The gradient of its LSTMs is written out step by step, 55,600 nodes: "
-    "making the session takes longer than a check may. Ablation-CAM takes 2 s. (The check of the "
-    "second export was ended by hand.)",
+    "timm sequencer2d_s": "A row from before the gradient of an LSTM was two Scans: the session "
+    "took longer than a check may.",
     "keras.applications ResNet*V2": "The tensor is the expert's by name; the file's own outputs "
     "are some hundredths off TensorFlow's in float64.",
     "torchvision maxvit_t": "A row from before its layout was mended.",

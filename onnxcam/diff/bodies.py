@@ -15,7 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from onnxcam.diff.recurrent import lstm
+from onnxcam.diff.recurrent import recurrent
 from onnxcam.diff.vjp.quantised import column
 from onnxcam.diff.vjp.table import known
 from onnxcam.errors import OpError
@@ -305,7 +305,7 @@ def _plainly(e: Emitter, node: gs.Node) -> list[gs.Tensor]:
 BODIES: dict[tuple[str, str], Body] = {
     ("", "QLinearConv"): _qlinear_conv,
     ("", "QLinearMatMul"): _qlinear_matmul,
-    ("", "LSTM"): lstm,
+    **{("", op): recurrent for op in ("LSTM", "GRU", "RNN")},
     ("", "ConvInteger"): _integers("Conv", 1, 0),
     ("", "MatMulInteger"): _integers("MatMul", -2, -1),
     ("com.microsoft", "QGemm"): _qgemm,

@@ -9,6 +9,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from onnxcam.diff.bodies import written_out
+from onnxcam.diff.scan import scan_gradients
 from onnxcam.diff.vjp import CONSTANT, STEPS, VARIANTS, VJP, Rule
 from onnxcam.diff.vjp.table import float_type, known, unbroadcast
 from onnxcam.errors import OpError, OptionError, close_matches
@@ -57,27 +58,36 @@ def gradients(
             f"the model stays in opset {e.graph.opset}, and gradients need {OPSET} or later; "
             "export it anew with a later opset"
         )
-    walk = _Walk(e, variant, notes if notes is not None else [])
-    path: list[gs.Node] = []
-    for t in wrt:
-        walk.needed.add(t.name)
-        seen = {id(n) for n in path}
-        path += [n for n in path_nodes(e.graph, t.name, of.name, but) if id(n) not in seen]
-    inside = {id(n) for n in path}
-    nodes = [n for n in e.graph.nodes if id(n) in inside]
-    walk.needed.update(t.name for n in nodes for t in n.outputs)
-    walk.give(of, cotangent)
-    walk.back(nodes)
-    return [walk.cotangent(t) for t in wrt]
+    walk = _Walk(e, VARIANTS[variant], notes if notes is not None else [])
+    return walk.through([(of, cotangent)], wrt, but)
 
 
 class _Walk:
     """The cotangents met so far, by tensor name, and how one more node is passed."""
 
-    def __init__(self, e: Emitter, variant: str, notes: list[str]) -> None:
-        self.e, self.rows, self.notes = e, VARIANTS[variant], notes
+    def __init__(self, e: Emitter, rows: dict[str, Rule], notes: list[str]) -> None:
+        self.e, self.rows, self.notes = e, rows, notes
         self.needed: set[str] = set()
         self._given: dict[str, list[gs.Tensor]] = {}
+
+    def through(
+        self,
+        given: Sequence[tuple[gs.Tensor, gs.Tensor]],
+        wrt: Sequence[gs.Tensor],
+        but: str | None = None,
+    ) -> list[gs.Tensor | None]:
+        """From tensors with their cotangents to the cotangents of `wrt`."""
+        inside: set[int] = set()
+        for t in wrt:
+            self.needed.add(t.name)
+            for of, _ in given:
+                inside.update(id(n) for n in path_nodes(self.e.graph, t.name, of.name, but))
+        nodes = [n for n in self.e.graph.nodes if id(n) in inside]
+        self.needed.update(t.name for n in nodes for t in n.outputs)
+        for of, g in given:
+            self.give(of, g)
+        self.back(nodes)
+        return [self.cotangent(t) for t in wrt]
 
     def give(self, t: gs.Tensor, g: gs.Tensor) -> None:
         """Adds to the cotangent of `t`."""
@@ -111,7 +121,9 @@ class _Walk:
             return
         rule = (self.rows.get(node.op) or VJP.get(node.op)) if not node.domain else None
         try:
-            if rule is None:
+            if node.op == "Scan" and not node.domain:
+                self._go_through_steps(node)
+            elif rule is None:
                 self._write_out(node)
             else:
                 self._ask(rule, node)
@@ -138,6 +150,20 @@ class _Walk:
             if rule.broadcasts:
                 g = unbroadcast(self.e, g, known(node.outputs[0]), t)
             self.give(t, g)
+
+    def _go_through_steps(self, node: gs.Node) -> None:
+        """A rule that needs the walk itself, for the subgraph."""
+
+        def inside(
+            e: Emitter, given: list[tuple[gs.Tensor, gs.Tensor]], wrt: list[gs.Tensor]
+        ) -> list[gs.Tensor | None]:
+            return _Walk(e, self.rows, self.notes).through(given, wrt)
+
+        cotangents = [self.cotangent(t) for t in node.outputs]
+        answers = scan_gradients(self.e, node, cotangents, self.needed, inside)
+        for t, g in zip(node.inputs, answers, strict=True):
+            if g is not None:
+                self.give(t, g)
 
     def _write_out(self, node: gs.Node) -> None:
         """Goes through the body of an operator without a rule, written beside it."""
