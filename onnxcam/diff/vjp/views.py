@@ -102,6 +102,8 @@ def slice_(
     e: Emitter, g: T, y: T, x: T, starts: T, ends: T, axes: T | None = None,
     steps: T | None = None,
 ) -> Answers:  # fmt: skip
+    if array_of(starts) is None or array_of(ends) is None:
+        return [_unsliced(e, g, x, starts, axes, steps), *[None] * 4]
     first, last = ints(starts) or [], ints(ends) or []
     rank = len(known(x))
     where = [a % rank for a in ints(axes) or range(len(first))]
@@ -120,6 +122,21 @@ def slice_(
         else:
             g = along(e, g, axis, np.eye(size)[cells], rank)
     return [framed(e, g, low, high), *[None] * 4]
+
+
+def _unsliced(e: Emitter, g: T, x: T, starts: T, axes: T | None, steps: T | None) -> T:
+    """`g` with zeros where a Slice left cells out from or up to a place computed in the run."""
+    if set(ints(steps) or [1]) != {1}:
+        raise OpError("a Slice with steps has no gradient rule where its ends are computed")
+    where = [a % len(known(x)) for a in ints(axes) or range(*dims(known(starts)))]
+    for axis in where:
+        fixed(x, axis)  # not along the batch
+    shape = e.Shape(x)
+    sizes, first = e.Gather(shape, where), e.cast(starts, np.int64)
+    first = e.Where(e.Less(first, 0), e.Add(first, sizes), first)
+    first = e.Min(e.Max(first, 0), sizes)
+    low = e.ScatterElements(np.zeros(len(known(x)), np.int64), where, first)
+    return e.Pad(g, e.Concat(low, e.Sub(e.Sub(shape, e.Shape(g)), low), axis=0))
 
 
 @vjp("Pad")
