@@ -144,6 +144,8 @@ def pad(
     e: Emitter, g: T, y: T, x: T, pads: T, value: T | None = None, axes: T | None = None,
     mode: str = "constant",
 ) -> Answers:  # fmt: skip
+    if mode == "constant" and array_of(pads) is None:
+        return _unpadded(e, g, x, pads, value, axes)
     rank = len(known(x))
     given, where = ints(pads) or [], ints(axes)
     where = list(range(rank)) if where is None else [a % rank for a in where]
@@ -167,6 +169,24 @@ def pad(
             copies = np.pad(cells, wide, mode=mode)  # type: ignore[call-overload]
             g = along(e, g, axis, np.eye(size)[copies], rank)
     return [g, None, None, None]
+
+
+def _unpadded(e: Emitter, g: T, x: T, pads: T, value: T | None, axes: T | None) -> Answers:
+    """The gradient of a Pad whose widths are computed in the run; negative ones took cells away."""
+    where = ints(axes) or list(range(len(known(x))))
+    low, high = (e.Slice(pads, [a], [b], [0]) for a, b in ((0, len(where)), (len(where), LAST)))
+    first, after = e.Max(low, 0), e.Max(high, 0)
+    size = e.Gather(e.Shape(x), where)
+    whole = e.Pad(g, e.Max(e.Neg(pads), 0), None, axes)
+    inside = e.Slice(whole, first, e.Add(first, size), where)
+
+    def of_value() -> T:  # all that does not fall on the image
+        last = e.Sub(e.Gather(e.Shape(g), where), after)
+        kept = e.ReduceSum(e.Slice(g, first, last, where), keepdims=0)
+        outside = e.Sub(e.ReduceSum(g, keepdims=0), kept)
+        return outside if value is None else e.Reshape(outside, dims(known(value)))
+
+    return [inside, None, of_value, None]
 
 
 @vjp("DepthToSpace")
