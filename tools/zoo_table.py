@@ -186,11 +186,7 @@ LOOKED_INTO = {
     "timm sequencer2d_s": "The gradient of its LSTMs is written out step by step, 55,600 nodes: "
     "making the session takes longer than a check may. Ablation-CAM takes 2 s. (The check of the "
     "second export was ended by hand.)",
-    "torchvision maxvit_t": "A row from before its layout was mended.",
-    "variants vit_b_16": "ONNX Runtime itself crashes when it makes a session of the fp16 file; on "
-    "the QOperator file Ablation-CAM takes minutes; the others are rows from before their tokens "
-    "were found.",
-    "variants *": "y − y_k in half precision is as fine as the scores are.",
+    "variants vit_b_16": "ONNX Runtime itself crashes when it makes a session of the fp16 file.",
 }
 """What is known about misses, by family and model."""
 
