@@ -278,6 +278,8 @@ def build(body: str, weights: dict[str, Any]) -> onnx.ModelProto:
     """A classifier with `body` behind the map `a`; its `z` is read as it is and bent."""
     body = f"a = Conv <pads = [1, 1, 1, 1]> (x, wa, ba) {branches(body)} {body}"
     options: dict[str, Any] = {"inputs": f"float[N,3,{H},{W}] x", "opset": 20, "ir": 10}
+    if "com.microsoft" in body:
+        options["imports"] = ', "com.microsoft" : 1'
     weights = {**WEIGHTS, **weights}
     open_end = models.model(body, weights, outputs="z", **options)
     size = run(open_end, {"x": picture(1)}, ["z"])[0].size
@@ -491,15 +493,9 @@ def wide(reason: str) -> Any:
     return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
 
 
-SEQUENCE_FIRST = "a view that merges batch and heads: pick_early does not move a pick through it"
-FOUR_AXES = (
-    "a view that merges batch and heads: the factor of the tokens is widened to all features"
-)
+WIDENED = "a view that merges batch and heads: the factor of the tokens is widened to all features"
 LITTLE = [
-    *(k for k in ATTENTIONS if not k.startswith("sequence")),
-    pytest.param("sequence first", marks=wide(SEQUENCE_FIRST)),
-    pytest.param("sequence first, packed", marks=wide(SEQUENCE_FIRST)),
-    pytest.param("sequence first, four axes", marks=wide(FOUR_AXES)),
+    pytest.param(k, marks=wide(WIDENED)) if k.startswith("sequence") else k for k in ATTENTIONS
 ]
 
 
@@ -522,6 +518,10 @@ def test_each_read_is_little_work(read: str) -> None:
     assert item_bytes(program(vit("qkv, Gather", read, size=(32, 32)))) < 257 * D * 4
 
 
+EIGHT_BITS: dict[str, Any] = {
+    **{"s8": number(0.02), "z8": np.array(0, np.int8)},
+    "w8": (100 * weight(F, F, seed=39)).astype(np.int8),
+}
 # From the tokens `t` to `z`: which tensors the picks end up cutting.
 PICKS: dict[str, tuple[str, set[str], dict[str, Any]]] = {
     "linear and bent": ("r = Gelu(o) z = Gather <axis = 1> (r, first)", {"t"}, {}),
@@ -621,7 +621,7 @@ PICKS: dict[str, tuple[str, set[str], dict[str, Any]]] = {
     "sequence first, heads": (
         f"h = Reshape(s, seq) q = {SWAP} (h) r = Tanh(q) e = {SWAP} (r) w = Reshape(e, unseq)"
         f" v = {SWAP} (w) z = Gather <axis = 1> (v, fourth)",
-        {"w"},
+        {"t"},
         {},
     ),
     "a part, then a token": (
@@ -634,6 +634,53 @@ PICKS: dict[str, tuple[str, set[str], dict[str, Any]]] = {
         "h = Unsqueeze(t, i1) r = MatMul(h, c) q = Relu(r) z = Gather <axis = 1> (q, first)",
         {"c"},
         {"c": weight(3, K, 4, seed=37)},
+    ),
+    "to integers and back": (
+        "q = QuantizeLinear(o, s8, z8) d = DequantizeLinear(q, s8, z8) r = Tanh(d)"
+        " z = Gather <axis = 1> (r, fourth)",
+        {"t"},
+        EIGHT_BITS,
+    ),
+    "features with scales of their own": (
+        "q = QuantizeLinear <axis = 2> (o, sf, zf8) d = DequantizeLinear <axis = 2> (q, sf, zf8)"
+        " z = Gather <axis = 1> (d, fourth)",
+        {"t"},
+        EIGHT_BITS | {"sf": np.full(F, 0.02, np.float32), "zf8": np.zeros(F, np.int8)},
+    ),
+    "tokens with scales of their own": (
+        "q = QuantizeLinear <axis = 1> (o, st, zt8) d = DequantizeLinear <axis = 1> (q, st, zt8)"
+        " r = Tanh(d) z = Gather <axis = 1> (r, fourth)",
+        {"d"},
+        {"st": np.full(T, 0.02, np.float32), "zt8": np.zeros(T, np.int8)},
+    ),
+    "in integers": (
+        "q = QuantizeLinear(o, s8, z8) w = QLinearMatMul(q, s8, z8, w8, s8, z8, s8, z8)"
+        " e = com.microsoft.QLinearAdd (q, s8, z8, w, s8, z8, s8, z8)"
+        " g = com.microsoft.QLinearSoftmax <opset = 13> (e, s8, z8, s8, z8)"
+        " d = DequantizeLinear(g, s8, z8) z = Gather <axis = 1> (d, last)",
+        {"t"},
+        EIGHT_BITS,
+    ),
+    "attention in integers": (
+        "q = QuantizeLinear(o, s8, z8) k = Transpose <perm = [0, 2, 1]> (q)"
+        " e = QLinearMatMul(q, s8, z8, k, s8, z8, s8, z8)"
+        " w = QLinearMatMul(e, s8, z8, q, s8, z8, s8, z8) d = DequantizeLinear(w, s8, z8)"
+        " z = Gather <axis = 1> (d, last)",
+        {"t"},
+        EIGHT_BITS,
+    ),
+    "rows of tokens and pictures": (
+        "h = Reshape(s, flat) q = QuantizeLinear(h, s8, z8) d = DequantizeLinear(q, s8, z8)"
+        " e = Gemm(d, f4, b4) k = Reshape(e, i) r = Tanh(k) z = Gather(r, fourth)",
+        {"t"},
+        EIGHT_BITS | {"i": ints(T, -1, 4), "b4": weight(4, seed=38)},
+    ),
+    "rows in integers": (
+        "h = Reshape(s, flat) q = QuantizeLinear(h, s8, z8)"
+        " e = com.microsoft.QGemm <transB = 1> (q, s8, z8, w8, s8, z8, c8, s8, z8)"
+        " k = Reshape(e, i) r = DequantizeLinear(k, s8, z8) z = Gather(r, last)",
+        {"t"},
+        EIGHT_BITS | {"i": ints(T, -1, F), "c8": np.arange(F, dtype=np.int32)},
     ),
     "two tokens": (
         "r = Gelu(o) v = Gather <axis = 1> (r, first) w = Gather <axis = 1> (r, last)"

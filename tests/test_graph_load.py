@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import models
 from models import close, drops, images, run, tiny, weight
 from onnxcam import Explainer, ModelError, load
+from onnxcam.graph import load as analysed
 
 NEWEST = 23
 """Newest operator set that these models are made for; both onnx and ONNX Runtime know it."""
@@ -853,3 +854,40 @@ def test_an_if_that_shapes_decide(place: str) -> None:
         "float[N,4] y",
     )
     explained(proto, plain, X)
+
+
+def test_sizes_that_a_branch_computes() -> None:
+    """The constants of the branch count, and nothing needs to run for it."""
+
+    def refused(*_: Any) -> list[np.ndarray]:
+        raise AssertionError("the shapes tell enough")
+
+    then, other = (
+        helper.make_graph(
+            [
+                helper.make_node("Constant", [], [f"{out}_by"], value_int=by),
+                helper.make_node("Sub", ["n", f"{out}_by"], [out]),
+            ],
+            out,
+            [],
+            [helper.make_tensor_value_info(out, TensorProto.INT64, None)],
+        )
+        for out, by in (("then_out", 2), ("else_out", 3))
+    )
+    choice = helper.make_node("If", ["yes"], ["end"], then_branch=then, else_branch=other)
+    weights = {"w": weight(6, 3, 3, 3), "v": weight(6, 4), "i0": np.array([0]), "i3": np.array([3])}
+    proto = models.model(
+        "p = Conv(x, w) s = Shape(p) n = Gather(s, i3) yes = Greater(n, i3) end = Identity(n)"
+        " q = Slice(p, i0, end, i3) a = Relu(q) g = GlobalAveragePool(a) f = Flatten(g)"
+        " y = MatMul(f, v)",
+        weights,
+        "float[N,3,8,8] x",
+        "float[N,4] y",
+    )
+    at = next(i for i, n in enumerate(proto.graph.node) if n.op_type == "Identity")
+    proto.graph.node[at].CopyFrom(choice)
+    found = analysed(proto, probe=refused)
+    assert found.default.grid == (6, 4)
+    (slice_,) = (n for n in found.graph().nodes if n.op == "Slice")
+    assert [t.values.tolist() for t in slice_.inputs[1:]] == [[0], [4], [3]]
+    explained(proto, proto, X)

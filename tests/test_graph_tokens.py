@@ -104,7 +104,7 @@ def test_tokens_that_each_projection_flattens(written: str) -> None:
     assert_exact_is_literal(proto)
 
 
-@pytest.mark.parametrize("kind", ["qdq", "dynamic"])
+@pytest.mark.parametrize("kind", ["qdq", "dynamic", "qoperator"])
 def test_tokens_that_are_quantised_ahead_of_an_attention(kind: str) -> None:
     """Sequence first, as torchvision's attention: in integers to the projection, or at its door."""
     quantised = " aq = QuantizeLinear(a, s, zp) ad = DequantizeLinear(aq, s, zp)"
@@ -115,19 +115,30 @@ def test_tokens_that_are_quantised_ahead_of_an_attention(kind: str) -> None:
     if kind == "dynamic":
         quantised = " b = Transpose <perm = [1, 0, 2]> (a) bq, bs, bz = DynamicQuantizeLinear(b)"
         projected = " iq = MatMulInteger(bq, wq, bz) fq = Cast <to = 1> (iq) q = Mul(fq, bs)"
-    body = (
-        f"{EMBED} a = LayerNormalization(t, ones) {quantised} {projected}"
+    attended = (
         " h = Transpose <perm = [1, 0, 2]> (q) k = Transpose <perm = [0, 2, 1]> (h)"
-        " d = MatMul(h, k) soft = Softmax(d) z = MatMul(soft, h) r = Add(t, z)"
-        " m = ReduceMean <keepdims = 0> (r, ax) y = Gemm(m, c)"
+        " d = MatMul(h, k) soft = Softmax(d) z = MatMul(soft, h)"
+    )
+    if kind == "qoperator":
+        quantised = " b = Transpose <perm = [1, 0, 2]> (a) bq = QuantizeLinear(b, s, zp)"
+        projected = " q = QLinearMatMul(bq, s, zp, wq, s, zp, s, zp)"
+        attended = (
+            " h = Transpose <perm = [1, 0, 2]> (q) k = Transpose <perm = [0, 2, 1]> (h)"
+            " d = QLinearMatMul(h, s, zp, k, s, zp, s, zp)"
+            " soft = com.microsoft.QLinearSoftmax <opset = 13> (d, s, zp, s, zp)"
+            " zq = QLinearMatMul(soft, s, zp, h, s, zp, s, zp) z = DequantizeLinear(zq, s, zp)"
+        )
+    body = (
+        f"{EMBED} a = LayerNormalization(t, ones) {quantised} {projected} {attended}"
+        " r = Add(t, z) m = ReduceMean <keepdims = 0> (r, ax) y = Gemm(m, c)"
     )
     extra = {"ones": np.ones(12, np.float32), "ax": np.array([1]), "c": weight(12, 4)}
-    if kind == "qdq":
+    extra["wq"] = weight(12, 12) if kind == "qdq" else (100 * weight(12, 12)).astype(np.int8)
+    if kind != "dynamic":
         extra |= {"s": np.array(0.02, np.float32), "zp": np.array(0, np.int8)}
-        extra["wq"] = weight(12, 12)
-    else:
-        extra["wq"] = (100 * weight(12, 12)).astype(np.int8)
-    layer = onnxcam.load(models.model(body, {**GRID, **extra}, INPUT, "float[N,4] y")).layer()
+    imports = ', "com.microsoft" : 1' if kind == "qoperator" else ""
+    proto = models.model(body, {**GRID, **extra}, INPUT, "float[N,4] y", imports=imports)
+    layer = onnxcam.load(proto).layer()
     assert (layer.tensor, layer.layout, layer.grid, layer.prefix) == ("a", "NTC", (3, 4), 0)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import vjp_structural
 from gradcheck import Spec, check_again, gradient_model, node_model
+from onnx.reference import ReferenceEvaluator
 from vjp_windows import apart, i, x
 
 from models import session
@@ -85,6 +87,71 @@ def test_what_works_along_a_free_batch_is_refused(
     proto = node_model(op, [x(2, 2, 3), *constants], constant=given)
     with pytest.raises(OpError, match=rf"node 'it' \({op}\): .*along the batch"):
         gradient_model(proto, {"x0": ["N", 2, 3]})
+
+
+def computed(
+    op: str, image: np.ndarray, *constants: np.ndarray | None, late: tuple[str, ...] = ("x1", "x2")
+) -> onnx.ModelProto:
+    """One operator; the constants `late` come when the model runs."""
+    proto = node_model(op, [image, *constants])
+    for name in late:
+        (at,) = (k for k, t in enumerate(proto.graph.initializer) if t.name == name)
+        t = proto.graph.initializer.pop(at)
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, t.data_type, t.dims))
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends"),
+    [([1, 0], [3, 4]), ([-2, 1], [9, -1]), ([-9, 3], [2, 2**62]), ([4, 2], [4, 1]),
+     ([7, 0], [9, 2])],
+)  # fmt: skip
+@pytest.mark.parametrize("axes", [(1, 2), (-1, 1), None])
+def test_a_slice_with_computed_ends(
+    starts: list[int], ends: list[int], axes: tuple[int, int] | None
+) -> None:
+    rest = [] if axes is None else [i(*axes)]
+    image = x(2, 5, 4)
+    fixed = node_model("Slice", [image, i(*starts), i(*ends), *rest])
+    (y,) = ReferenceEvaluator(fixed).run(None, {"x0": image})
+    feeds = {"x0": image, "cotangent": x(*y.shape)}
+    (want,) = ReferenceEvaluator(gradient_model(fixed)).run(None, feeds)
+    built = gradient_model(
+        computed("Slice", image, i(*starts), i(*ends), *rest), constant=("x1", "x2")
+    )
+    (found,) = ReferenceEvaluator(built).run(None, {**feeds, "x1": i(*starts), "x2": i(*ends)})
+    assert np.array_equal(found, want)
+
+
+def test_computed_ends_with_steps_or_along_the_batch_are_refused() -> None:
+    given = (i(0), i(4), i(1))
+    with pytest.raises(OpError, match="with steps has no gradient rule where its ends are comp"):
+        gradient_model(computed("Slice", x(2, 5, 4), *given, i(2)), constant=("x1", "x2"))
+    proto = computed("Slice", x(2, 5, 4), i(0), i(1), i(0))
+    with pytest.raises(OpError, match="along the batch, which is free"):
+        gradient_model(proto, {"x0": ["N", 5, 4]}, constant=("x1", "x2"))
+
+
+@pytest.mark.parametrize("given", [(1, 0, 2, 3), (-1, 2, 0, -2), (-2, -1, -2, 0), (3, -1, -1, 1)])
+@pytest.mark.parametrize("axes", [(1, 2), (-1, 1), None])
+@pytest.mark.parametrize("value", [None, np.array(0.5)])
+def test_a_pad_with_computed_widths(
+    given: tuple[int, ...], axes: tuple[int, int] | None, value: np.ndarray | None
+) -> None:
+    image = x(2, 5, 4)
+    pads = i(*given) if axes else i(0, *given[:2], 0, *given[2:])
+    rest = [value, None if axes is None else i(*axes)]
+    fixed = node_model("Pad", [image, pads, *rest])
+    feeds = {"x0": image} | ({} if value is None else {"x2": value})
+    shape = list(image.shape)
+    for axis, low, high in zip(axes or (1, 2), given[:2], given[2:], strict=True):
+        shape[axis] += low + high
+    feeds["cotangent"] = x(*shape)
+    want = ReferenceEvaluator(gradient_model(fixed)).run(None, feeds)
+    built = gradient_model(computed("Pad", image, pads, *rest, late=("x1",)), constant=("x1",))
+    found = ReferenceEvaluator(built).run(None, {**feeds, "x1": pads})
+    for one, other in zip(found, want, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
 
 
 def test_scales_must_be_constant() -> None:

@@ -211,8 +211,9 @@ def checked(path: Path, folder: Path, limit: float, seconds: float, near: bool) 
     if code:
         return {**row, "failed": {"check": why}, "peak": peak}
     row |= {**json.loads(out.splitlines()[-1]), "peak": peak}
-    if row.get("gradient", 0) > zoo_table.CLOSE and not near:  # rounding, or a wrong rule?
-        double = [sys.executable, TOOLS / "zoo_double.py", path, reference]
+    off = [what for what in zoo_table.DECIDES if row.get(what, 0) > zoo_table.CLOSE]
+    if off and not near:  # rounding, or a wrong rule?
+        double = [sys.executable, TOOLS / "zoo_double.py", path, reference, *off]
         code, out, why, _ = limited(double, limit, seconds)
         row |= {"double_failed": why} if code else json.loads(out.splitlines()[-1])
     return row

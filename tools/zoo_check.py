@@ -159,7 +159,7 @@ def _every(held: Mapping[str, Any]) -> int:
     return len(held["x"]) if "x" in held else 1
 
 
-def _relative(found: Any, golden: Any) -> float:
+def relative(found: Any, golden: Any) -> float:
     """Largest difference over the largest value, the median over pictures."""
     each = [
         float(np.abs(f - g).max() / (np.abs(g).max() or 1.0))
@@ -194,7 +194,7 @@ def _layer(
     if found.shape[1:] != golden.shape[1:]:
         row["right"] = False
         return
-    row["layer_error"] = _relative(found, golden[:count])
+    row["layer_error"] = relative(found, golden[:count])
     row["alike"] = _correlation(found, golden[:count])
     if row.get("near"):
         row["best_alike"] = max(row["alike"], _best_alike(path, images, golden[:count], layer))
@@ -258,7 +258,7 @@ def _split(
     plain = _session(path, fused=False)
     outputs = [_numbers(o) for o in plain.run(None, {plain.get_inputs()[0].name: images})]
     wanted = next((o for o in outputs if np.size(o) == np.size(found)), outputs[0])
-    row["split"] = _relative(
+    row["split"] = relative(
         np.reshape(found, (len(images), -1)), np.reshape(wanted, (len(images), -1))
     )
 
@@ -308,18 +308,23 @@ def _gradients(
             row["gradcam_finite"] = bool(np.isfinite(found.raw).all())
             if "dA" not in held or not row.get("right"):
                 continue
-            weights = held["dA"][:count].mean(axis=(2, 3), keepdims=True, dtype=np.float64)
-            golden = (weights * held["A"][:count]).sum(axis=1)
-            row["gradcam"] = _relative(found.raw, golden)
+            golden = golden_gradcam(held)[:count]
+            row["gradcam"] = relative(found.raw, golden)
             row["gradcam_alike"] = _alike(found.raw, golden)
         elif "dx" in held:
             golden = held["dx"][:count]
             if classifier.image.layout == "NHWC":
                 golden = golden.transpose(0, 3, 1, 2)
-            row["gradient"] = _relative(found.raw, golden)
+            row["gradient"] = relative(found.raw, golden)
             if "dx32" in held:  # what rounding alone does, in the framework itself
-                row["own"] = _relative(held["dx32"][:count], held["dx"][:count])
+                row["own"] = relative(held["dx32"][:count], held["dx"][:count])
             row["gradient_alike"] = _alike(found.raw, golden)
+
+
+def golden_gradcam(held: Mapping[str, Any]) -> Any:
+    """The framework's own map of each picture, before the rectifier: (N, h, w)."""
+    weights = held["dA"].mean(axis=(2, 3), keepdims=True, dtype=np.float64)
+    return (weights * held["A"]).sum(axis=1)
 
 
 def _alike(found: Any, golden: Any) -> float:

@@ -1,13 +1,16 @@
-"""The image gradient of one model in float64, held against differences of the same graph.
+"""Gradients of one model in float64: of the image, and Grad-CAM.
 
-    python tools/zoo_double.py model.onnx reference.npz     # one line of JSON
+    python tools/zoo_double.py model.onnx reference.npz gradient gradcam     # one line of JSON
 
 In float32 a rectifier whose input lies within rounding of zero may fall to either side, and the
-gradient of a whole picture with it; rounded weights, into which exporters fold norms, do the same
-in float64. Such a difference from the framework says nothing about the rules. So the gradient graph
-that onnxcam derives is evaluated with every float in it made a double, by the onnx package's own
-evaluator (with convolutions and pools of our own: faster, and right), and its slope along a
-direction is compared with the difference of two scores of the model itself, a tiny step apart.
+gradient of a whole picture with it. Such a difference from the framework says nothing about the
+rules. So the graph that onnxcam derives is evaluated with every float in it made a double, by the
+onnx package's own evaluator (with convolutions and pools of our own: faster, and right).
+
+Rounded weights, into which exporters fold norms, turn an image gradient in float64, too. Its slope
+along a direction is therefore compared with the difference of two scores of the model itself, a
+tiny step apart. The map of Grad-CAM, behind which little is left to turn, is compared with the
+framework's.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops.op_conv import Conv as StockConv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as StockConvTranspose
 from onnx.reference.ops.op_max_pool import MaxPool as StockMaxPool
 from onnx.reference.ops.op_pad import Pad_18 as StockPad
+from zoo_check import golden_gradcam, relative
 
 Array = NDArray[Any]
 
@@ -189,23 +195,14 @@ def slope_error(path: str, held: dict[str, Any]) -> float:
     The direction is the gradient itself and as much of noise. The best of the steps counts: a wrong
     slope agrees at none.
     """
-    from onnx.reference import ReferenceEvaluator
-
-    import onnxcam
     from onnxcam.graph.split import extract
 
-    explainer = onnxcam.Explainer(path, "saliency", provider="cpu", threads=1)
-    classifier = explainer.classifier
+    classifier, gradient = _explained(path, "saliency")
     image, logit = classifier.image, classifier.score.logit
-    whole = explainer.program(1).inline.whole
     plain = extract(classifier.graph(), [image.name], [logit], classifier.model)
-    gradient, model = (
-        ReferenceEvaluator(doubled(m.complete()), new_ops=OPS) for m in (whole, plain)
-    )
+    model = _evaluator(plain)
     x, target = held["x"][:1].astype(np.float64), held["target"][:1]
-    feeds = {image.name: x, "onnxcam/target": target.reshape(1, 1)}
-    found: Any = gradient.run(["onnxcam/0/raw"], feeds)
-    raw = found[0][:, 0]
+    raw = gradient(x, target)[:, 0]
     if image.layout == "NHWC":
         raw = raw.transpose(0, 2, 3, 1)
     noise = np.random.default_rng(0).standard_normal(raw.shape)
@@ -223,6 +220,47 @@ def slope_error(path: str, held: dict[str, Any]) -> float:
     return best
 
 
+def gradcam_error(path: str, held: dict[str, Any]) -> float:
+    """How far Grad-CAM is off the framework's: of the largest value, the median of the pictures."""
+    _, gradcam = _explained(path, "grad-cam")
+    x = held["x"].astype(np.float64)
+    found = [
+        gradcam(x[i : i + 1], held["target"][i : i + 1])[:, 0]  # one at a time: less memory
+        for i in range(len(x))
+    ]
+    return relative(np.concatenate(found), golden_gradcam(held))
+
+
+def _explained(path: str, method: str) -> tuple[Any, Callable[[Array, Array], Array]]:
+    """The classifier, and `method` in float64: (images, targets) → raw (N, 1, …)."""
+    import onnxcam
+
+    explainer = onnxcam.Explainer(path, method, provider="cpu", threads=1)
+    classifier = explainer.classifier
+    graph = _evaluator(explainer.program(1).inline.whole)
+
+    def run(x: Array, target: Array) -> Array:
+        feeds = {classifier.image.name: x, "onnxcam/target": target.reshape(-1, 1)}
+        found: Any = graph.run(["onnxcam/0/raw"], feeds)
+        return np.asarray(found[0])
+
+    return classifier, run
+
+
+def _evaluator(model: Any) -> ReferenceEvaluator:
+    return ReferenceEvaluator(doubled(model.complete()), new_ops=OPS)
+
+
+JUDGES = {"gradient": ("slope64", slope_error), "gradcam": ("gradcam64", gradcam_error)}
+"""What can be off → the number that decides it, and how it is found."""
+
+
+def judged(path: str, reference: str, *asked: str) -> dict[str, float]:
+    """The deciding numbers of what is asked for."""
+    held = dict(np.load(reference))
+    return {name: judge(path, held) for name, judge in (JUDGES[what] for what in asked)}
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    print(json.dumps({"slope64": slope_error(sys.argv[1], dict(np.load(sys.argv[2])))}))
+    print(json.dumps(judged(*sys.argv[1:])))

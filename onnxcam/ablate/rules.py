@@ -14,6 +14,7 @@ from onnxcam.ablate.mixing import conv, gemm, matmul
 from onnxcam.ablate.state import Batch, Delta, Lane, Rule, State, Walk
 from onnxcam.graph.axes import axes_of
 from onnxcam.graph.model import array_of
+from onnxcam.graph.quantised import QUANTISERS
 
 _FLOATS = (np.float16, np.float32, np.float64)
 
@@ -60,8 +61,7 @@ _POINTWISE = _ZERO_STAYS | {
     "Cos",
     "Clip",
     "Shrink",
-    "QuantizeLinear",
-    "DequantizeLinear",
+    *QUANTISERS,
 }
 
 
@@ -95,7 +95,7 @@ def _clips_around_zero(node: gs.Node) -> bool:
 
 def _by_channel(node: gs.Node) -> bool:
     """A quantiser with one scale for each channel is not the same function everywhere."""
-    return node.op in ("QuantizeLinear", "DequantizeLinear") and bool(node.inputs[1].shape)
+    return node.op in QUANTISERS and bool(node.inputs[1].shape)
 
 
 def pool(w: Walk, node: gs.Node, states: list[State]) -> State:

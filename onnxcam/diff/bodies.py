@@ -22,6 +22,7 @@ from onnxcam.errors import OpError
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.fold import MOST_BYTES
 from onnxcam.graph.model import Model, array_of, constant
+from onnxcam.graph.quantised import QUANTISERS
 from onnxcam.graph.shapes import bound, marked, static_shapes
 
 Body = Callable[[Emitter, gs.Node], list[gs.Tensor]]
@@ -313,7 +314,7 @@ BODIES: dict[tuple[str, str], Body] = {
     ("com.microsoft", "QLinearMul"): _pair("Mul"),
     ("com.microsoft", "QLinearConcat"): _qlinear_concat,
     ("com.microsoft", "QLinearWhere"): _qlinear_where,
-    **{("com.microsoft", op): _plainly for op in ("QuantizeLinear", "DequantizeLinear")},
+    **{("com.microsoft", op): _plainly for op in QUANTISERS},
     **{
         ("com.microsoft", f"QLinear{op}"): _single(op)
         for op in ("Sigmoid", "LeakyRelu", "Softmax", "AveragePool", "GlobalAveragePool")

@@ -8,7 +8,8 @@ is switched off behind the feature map then costs one token instead of all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,11 +18,15 @@ from onnxcam.graph.axes import axes_of
 from onnxcam.graph.emit import Emitter
 from onnxcam.graph.model import array_of, constant
 from onnxcam.graph.paths import path_nodes, reached
+from onnxcam.graph.quantised import QUANTISERS
 
 _ELEMENTWISE = {
     "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Erf", "Gelu", "Relu", "Sigmoid", "Tanh", "Identity",
     "Dropout", "Cast", "Neg", "Exp", "Clip", "HardSwish", "Where", "Reciprocal", "LeakyRelu",
+    "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu",
 }  # fmt: skip
+Dims: TypeAlias = "Sequence[int | str | None]"
+_BY_ROW = {"Gemm", "QGemm", *QUANTISERS}
 
 
 def pick_early(e: Emitter, source: str, sink: str) -> None:
@@ -174,13 +179,27 @@ def _along(p: _Push, node: gs.Node, axis: int) -> gs.Tensor | None:
 
 
 def _matmul(p: _Push, node: gs.Node, axis: int) -> gs.Tensor | None:
-    x, y = node.inputs
+    inputs = list(node.inputs)
+    quantised = node.op == "QLinearMatMul"  # each factor with its scale and zero point
+    second = 3 if quantised else 1
+    if quantised and any(np.prod(t.shape) != 1 for t in (*inputs[1:3], *inputs[6:])):
+        return None  # of each row its own
+    x, y = inputs[0], inputs[second]
     rank = len(node.outputs[0].shape)
     if axis == rank - 1 or len(x.shape) != rank:
         return None
     if axis == rank - 2:
-        return p.again(node, [p.cut(x, axis), y])
-    return p.again(node, [p.operand(x, axis, rank), p.operand(y, axis, rank)])
+        inputs[0] = p.cut(x, axis)
+    else:
+        inputs[0], inputs[second] = p.operand(x, axis, rank), p.operand(y, axis, rank)
+    return p.again(node, inputs)
+
+
+def _quantiser(p: _Push, node: gs.Node, axis: int) -> gs.Tensor | None:
+    x, scale = node.inputs[:2]
+    if scale.shape is None or (scale.shape and node.attrs.get("axis", 1) % len(x.shape) == axis):
+        return None
+    return p.again(node, [p.cut(node.inputs[0], axis), *node.inputs[1:]])
 
 
 def _transpose(p: _Push, node: gs.Node, axis: int) -> gs.Tensor | None:
@@ -192,19 +211,62 @@ def _reshape(p: _Push, node: gs.Node, axis: int) -> gs.Tensor | None:
     source, out = node.inputs[0], node.outputs[0]
     if not _static(source):
         return None
-    after = _behind(out.shape[axis + 1 :])
-    for own, size in enumerate(source.shape):
-        if size == p.size and _behind(source.shape[own + 1 :]) == after:
-            target = [n if isinstance(n, int) else -1 for n in out.shape]
-            target[axis] = 1
-            return p.e.Reshape(p.cut(source, own), target)
-    return None
+    target = [n if isinstance(n, int) else -1 for n in out.shape]
+    target[axis] = 1
+    own = _same_axis(p, source.shape, out.shape, axis)
+    cut = _rows(p, source, out.shape, axis) if own is None else p.cut(source, own)
+    return None if cut is None else p.e.Reshape(cut, target)
 
 
-def _behind(shape: list[int | str | None]) -> tuple[int, list[str | None]]:
-    """What lies behind an axis: elements for one image, and whether the batch is among it."""
-    sizes = [n for n in shape if isinstance(n, int)]
-    return int(np.prod(sizes, dtype=np.int64)), [n for n in shape if not isinstance(n, int)]
+def _same_axis(p: _Push, before: Dims, after: Dims, axis: int) -> int | None:
+    """Where the axis of `after` lies in `before`, of which it is a view."""
+    behind = _behind(after[axis + 1 :])
+    same = (i for i, n in enumerate(before) if n == p.size and _behind(before[i + 1 :]) == behind)
+    return next(same, None)
+
+
+def _rows(p: _Push, rows: gs.Tensor, shape: Dims, axis: int) -> gs.Tensor | None:
+    """`rows`, (tokens and batch, features), of one token, where each is made of the same row.
+
+    `shape` is what they are laid out to afterwards; ahead of all stands a Reshape of such tokens.
+    """
+    chain: list[gs.Node] = []
+    t = rows
+    while t.inputs and t.inputs[0].op in _BY_ROW and _by_row(t.inputs[0]):
+        chain.append(t.inputs[0])
+        t = t.inputs[0].inputs[0]
+    if not chain or not t.inputs or t.inputs[0].op != "Reshape" or axis == len(shape) - 1:
+        return None
+    tokens = t.inputs[0].inputs[0]
+    if not _static(tokens) or not _static(t) or len(t.shape) != 2 or shape[-1] != rows.shape[-1]:
+        return None
+    own = _same_axis(p, tokens.shape, [*shape[:-1], t.shape[-1]], axis)
+    if own is None:
+        return None
+    result: gs.Tensor = p.e.Reshape(p.cut(tokens, own), [-1, t.shape[-1]])
+    many, marks = _behind([n for i, n in enumerate(shape[:-1]) if i != axis])
+    height = many if not marks else "N" if many == 1 else f"{many}N"
+    result.shape = [height, t.shape[-1]]
+    for node in reversed(chain):
+        result = p.again(node, [result, *node.inputs[1:]])
+        result.shape = [height, node.outputs[0].shape[-1]]
+    return result
+
+
+def _by_row(node: gs.Node) -> bool:
+    """Whether an operator on a matrix treats all rows alike."""
+    if node.op in QUANTISERS:
+        scale = node.inputs[1]
+        return scale.shape is not None and (not scale.shape or node.attrs.get("axis", 1) % 2 == 1)
+    bias = node.inputs[2 if node.op == "Gemm" else 6 :][:1]
+    return not node.attrs.get("transA") and all(len(t.shape or ()) <= 1 for t in bias)
+
+
+def _behind(shape: Dims) -> tuple[int, int]:
+    """What lies behind an axis: elements for one image, and how often the batch is among it."""
+    marks = [str(n or "N") for n in shape if not isinstance(n, int)]
+    sizes = [n if isinstance(n, int) else int(str(n or "N")[:-1] or 1) for n in shape]
+    return int(np.prod(sizes, dtype=np.int64)), len(marks)
 
 
 def _volume(shape: list[int | str | None]) -> int | None:
@@ -225,8 +287,10 @@ def _gather(p: _Push, node: gs.Node, axis: int) -> gs.Tensor | None:
 
 _RULES: dict[str, Callable[[_Push, gs.Node, int], gs.Tensor | None]] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys(("Softmax", "LayerNormalization", "ReduceMean", "ReduceSum"), _along),
-    "MatMul": _matmul,
+    **dict.fromkeys(QUANTISERS, _quantiser),
+    **dict.fromkeys(("Softmax", "QLinearSoftmax", "LayerNormalization"), _along),
+    **dict.fromkeys(("ReduceMean", "ReduceSum"), _along),
+    **dict.fromkeys(("MatMul", "QLinearMatMul"), _matmul),
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Gather": _gather,

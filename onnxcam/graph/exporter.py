@@ -16,6 +16,8 @@ from typing import NamedTuple, TypeAlias
 
 import onnx
 
+from onnxcam.graph.quantised import QUANTISERS
+
 MOST_NODES = 2000
 """Nodes whose names are read: the first ones tell."""
 
@@ -72,7 +74,7 @@ class _Traces:
     def names(self) -> list[tuple[str, str]]:
         """Name and operator of the nodes; a quantiser's own nodes and endings are left out."""
         named = [(n.name, n.op_type) for n in self.nodes if n.name]
-        rest = [(n, op) for n, op in named if op not in ("QuantizeLinear", "DequantizeLinear")]
+        rest = [(n, op) for n, op in named if op not in QUANTISERS]
         return [(re.sub(r"_quant$", "", name), op) for name, op in rest]
 
     def found(self, marks: Iterable[Mark]) -> tuple[str, ...]:

@@ -144,39 +144,45 @@ def spatial_of(tensor: gs.Tensor) -> Spatial | None:
 
 def _layout(tensor: gs.Tensor) -> str:
     """The layout that the nearest operator behind `tensor` works in, else the nearest ahead."""
-    # Breadth first: of several ways (a residual connection) the nearest operator tells.
+    last, ends = _nearest(tensor, behind=True)
+    if last is None and ends:
+        last = ends[0]  # an input is taken for channels first
+    if last is None:
+        last, _ = _nearest(tensor, behind=False)
+    return "NHWC" if last else "NCHW"
+
+
+def _nearest(tensor: gs.Tensor, behind: bool) -> tuple[bool | None, list[bool]]:
+    """Whether the nearest operator that tells says that `tensor` has its channels last.
+
+    Breadth first: of several ways (a residual connection) the nearest operator counts. With it come
+    the ends of the ways that were walked: whether the tensor is turned against each.
+    """
     ways: list[tuple[gs.Tensor, bool]] = [(tensor, False)]  # a tensor, and whether it was turned
-    inputs: list[bool] = []
+    ends: list[bool] = []
     for _ in range(64):
         if not ways:
             break
         (t, turned), *ways = ways
-        if not t.inputs:
-            inputs.append(turned)
-            continue
-        node = t.inputs[0]
-        last = _last_axis(node)
-        if last is not None:
-            return "NHWC" if last != turned else "NCHW"
-        data = [t for t in node.inputs if not isinstance(t, gs.Constant) and t.name]
-        if node.op == "Reshape" and data and len(data[0].shape or ()) > 4:
-            continue  # windows put together again: what lies where is not to be seen from here
-        turned ^= list(node.attrs.get("perm", ())) in _TURNS
-        ways += [(t, turned) for t in (data if len(data) < 3 else data[:1])]
-    if inputs:
-        return "NHWC" if inputs[0] else "NCHW"
-    ways = [(tensor, False)]
-    for _ in range(64):
-        if not ways:
-            break
-        (t, turned), *ways = ways
-        for node in t.outputs:
+        nodes = t.inputs[:1] if behind else t.outputs
+        if not nodes:
+            ends.append(turned)
+        for node in nodes:
             last = _last_axis(node)
             if last is not None:
-                return "NHWC" if last != turned else "NCHW"
+                return last != turned, ends
             turns = list(node.attrs.get("perm", ())) in _TURNS
-            ways += [(out, turned ^ turns) for out in node.outputs[:1]]
-    return "NCHW"
+            onward = _sources(node) if behind else node.outputs[:1]
+            ways += [(other, turned ^ turns) for other in onward]
+    return None, ends
+
+
+def _sources(node: gs.Node) -> list[gs.Tensor]:
+    """The tensors through which a layout can be followed back."""
+    data = [t for t in node.inputs if not isinstance(t, gs.Constant) and t.name]
+    if node.op == "Reshape" and data and len(data[0].shape or ()) > 4:
+        return []  # windows put together again: what lies where is not to be seen from here
+    return data if len(data) < 3 else data[:1]
 
 
 def _last_axis(node: gs.Node) -> bool | None:

@@ -23,10 +23,11 @@ from onnxcam.graph.feature import (
 )
 from onnxcam.graph.model import array_of
 from onnxcam.graph.paths import cuts, path_nodes
+from onnxcam.graph.quantised import QUANTISERS
 from onnxcam.graph.tokens import mixed_maps, token_maps
 from onnxcam.graph.trunks import trunk_maps
 
-_THROUGH = (VIEWS - {"Concat"}) | POOLS | {"QuantizeLinear", "DequantizeLinear"}
+_THROUGH = (VIEWS - {"Concat"}) | POOLS | {*QUANTISERS}
 
 
 def feature_maps(

@@ -13,6 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxcam.errors import ModelError
+from onnxcam.graph.borders import keep_zeros
 from onnxcam.graph.classic import modernise
 from onnxcam.graph.feature import FeatureMap
 from onnxcam.graph.inputs import bind
@@ -154,6 +155,8 @@ def load(
     _bounded(graph, max(max_bytes, MAX_BYTES))
     info = replace(info, prepared=prepared(graph, info.name, score.logit))
     maps, default = feature_maps(graph, info.name, info.size, score.logit)
+    if keep_zeros(graph, notes):
+        model = to_model(graph, model)
     return Classifier(
         model=model,
         image=info,

@@ -256,8 +256,9 @@ def _sliced_axes(node: gs.Node, rank: int) -> set[int]:
 
 def _decided(model: Model, image: Image, batches: tuple[int, ...], probe: Probe | None) -> Model:
     """`model` with every If replaced by the branch that its shapes decide for."""
+    asked: Probe | None = None  # a run of the model is dear: first what is known without
     while any(n.op_type == "If" for n in model.proto.graph.node):
-        known = [static_shapes(model, {image.name: image.shape(b)}, probe).values for b in batches]
+        known = [static_shapes(model, {image.name: image.shape(b)}, asked).values for b in batches]
         graph = to_graph(model)
         found = False
         for node in [n for n in graph.nodes if n.op == "If"]:
@@ -267,9 +268,13 @@ def _decided(model: Model, image: Image, batches: tuple[int, ...], probe: Probe 
             if len({bool(v) for v in verdicts}) == 1:
                 _inline(graph, node, node.attrs["then_branch" if verdicts[0] else "else_branch"])
                 found = True
-        if not found:
+        if found:
+            model = to_model(graph.cleanup(remove_unused_graph_inputs=False).toposort(), model)
+            constants_to_initializers(model.proto.graph, model.weights)  # those of the branches
+        elif asked is probe:
             break
-        model = to_model(graph.cleanup(remove_unused_graph_inputs=False).toposort(), model)
+        else:
+            asked = probe
     return model
 
 

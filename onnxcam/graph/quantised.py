@@ -14,6 +14,9 @@ from onnxcam.graph.emit import Emitter
 from onnxcam.graph.feature import MIXING, area
 from onnxcam.graph.paths import cuts, path_nodes
 
+QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+"""The pair that leads into integers and back."""
+
 _SCALE_OF = {  # op → positions of the output's scale and zero point among its inputs
     "QLinearConv": (6, 7),
     "QLinearAdd": (6, 7),

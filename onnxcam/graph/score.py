@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcam.errors import ModelError, close_matches
 from onnxcam.graph.model import array_of
+from onnxcam.graph.quantised import QUANTISERS
 
 _VIEWS = {  # op → which input to follow: operators that keep every class score as it is
     **dict.fromkeys(
@@ -21,8 +22,7 @@ _VIEWS = {  # op → which input to follow: operators that keep every class scor
             "Flatten",
             "Dropout",
             "Transpose",
-            "DequantizeLinear",
-            "QuantizeLinear",
+            *QUANTISERS,
         ),
         0,
     ),

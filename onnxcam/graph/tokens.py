@@ -20,6 +20,7 @@ from onnxcam.graph.feature import (
     spatial_of,
 )
 from onnxcam.graph.paths import cuts, data_inputs
+from onnxcam.graph.quantised import QUANTISERS
 
 
 def token_maps(path: list[gs.Node], image: str, size: tuple[int, int]) -> dict[str, FeatureMap]:
@@ -90,18 +91,30 @@ def _attentions(path: list[gs.Node]) -> list[gs.Node]:
     for node in path:
         if node.op in ATTENTION:
             found.append(node)
-        if (node.op == "Softmax" or _shares(node)) and node.outputs:
+        if (node.op in ("Softmax", "QLinearSoftmax") or _shares(node)) and node.outputs:
             tensor = node.outputs[0]
             for _ in range(6):
                 consumer = next(iter(tensor.outputs), None)
                 if consumer is None or not consumer.outputs:
                     break
-                if consumer.op in ("MatMul", "Einsum"):
-                    if not any(isinstance(t, gs.Constant) for t in consumer.inputs):
+                if consumer.op in ("MatMul", "Einsum", "QLinearMatMul"):
+                    if not any(isinstance(t, gs.Constant) for t in _factors(consumer)):
                         found.append(consumer)
                     break
                 tensor = consumer.outputs[0]
     return [n for n in found if n in path]
+
+
+def _factors(node: gs.Node) -> list[gs.Tensor]:
+    """The inputs of an operator without scales and zero points, which are constants as a rule."""
+    places = _FACTORS.get(node.op)
+    return list(node.inputs) if places is None else [node.inputs[i] for i in places]
+
+
+_FACTORS = {
+    **dict.fromkeys(("QLinearMatMul", "QLinearConv", "QGemm"), (0, 3)),
+    **dict.fromkeys(("MatMulInteger", "ConvInteger"), (0, 1)),
+}
 
 
 def _shares(node: gs.Node) -> bool:
@@ -137,7 +150,7 @@ def _projected(
         consumers = [n for n in _takers(found[i]) if id(n) in inside]
         projected = any(
             n.op in ATTENTION
-            or (n.op in MIXING and any(t.name and t.name not in on_path for t in n.inputs))
+            or (n.op in MIXING and any(t.name and t.name not in on_path for t in _factors(n)))
             for n in consumers
         )
         if not projected or not found[i].shape:
@@ -148,13 +161,10 @@ def _projected(
             floats = tensor.dtype is None or np.issubdtype(tensor.dtype, np.floating)
             if len(shape) in (3, 4) and shape[0] == batch and shape[-1] == features and floats:
                 best = tensor
-            if tensor.inputs[0].op not in (*VIEWS, *_QUANTISERS):
+            if tensor.inputs[0].op not in (*VIEWS, *QUANTISERS):
                 break
         return best
     return None
-
-
-_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def _takers(tensor: gs.Tensor) -> list[gs.Node]:

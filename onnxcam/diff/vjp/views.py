@@ -102,6 +102,8 @@ def slice_(
     e: Emitter, g: T, y: T, x: T, starts: T, ends: T, axes: T | None = None,
     steps: T | None = None,
 ) -> Answers:  # fmt: skip
+    if array_of(starts) is None or array_of(ends) is None:
+        return [_unsliced(e, g, x, starts, axes, steps), *[None] * 4]
     first, last = ints(starts) or [], ints(ends) or []
     rank = len(known(x))
     where = [a % rank for a in ints(axes) or range(len(first))]
@@ -122,11 +124,28 @@ def slice_(
     return [framed(e, g, low, high), *[None] * 4]
 
 
+def _unsliced(e: Emitter, g: T, x: T, starts: T, axes: T | None, steps: T | None) -> T:
+    """`g` with zeros where a Slice left cells out from or up to a place computed in the run."""
+    if set(ints(steps) or [1]) != {1}:
+        raise OpError("a Slice with steps has no gradient rule where its ends are computed")
+    where = [a % len(known(x)) for a in ints(axes) or range(*dims(known(starts)))]
+    for axis in where:
+        fixed(x, axis)  # not along the batch
+    shape = e.Shape(x)
+    sizes, first = e.Gather(shape, where), e.cast(starts, np.int64)
+    first = e.Where(e.Less(first, 0), e.Add(first, sizes), first)
+    first = e.Min(e.Max(first, 0), sizes)
+    low = e.ScatterElements(np.zeros(len(known(x)), np.int64), where, first)
+    return e.Pad(g, e.Concat(low, e.Sub(e.Sub(shape, e.Shape(g)), low), axis=0))
+
+
 @vjp("Pad")
 def pad(
     e: Emitter, g: T, y: T, x: T, pads: T, value: T | None = None, axes: T | None = None,
     mode: str = "constant",
 ) -> Answers:  # fmt: skip
+    if mode == "constant" and array_of(pads) is None:
+        return _unpadded(e, g, x, pads, value, axes)
     rank = len(known(x))
     given, where = ints(pads) or [], ints(axes)
     where = list(range(rank)) if where is None else [a % rank for a in where]
@@ -150,6 +169,24 @@ def pad(
             copies = np.pad(cells, wide, mode=mode)  # type: ignore[call-overload]
             g = along(e, g, axis, np.eye(size)[copies], rank)
     return [g, None, None, None]
+
+
+def _unpadded(e: Emitter, g: T, x: T, pads: T, value: T | None, axes: T | None) -> Answers:
+    """The gradient of a Pad whose widths are computed in the run; negative ones took cells away."""
+    where = ints(axes) or list(range(len(known(x))))
+    low, high = (e.Slice(pads, [a], [b], [0]) for a, b in ((0, len(where)), (len(where), LAST)))
+    first, after = e.Max(low, 0), e.Max(high, 0)
+    size = e.Gather(e.Shape(x), where)
+    whole = e.Pad(g, e.Max(e.Neg(pads), 0), None, axes)
+    inside = e.Slice(whole, first, e.Add(first, size), where)
+
+    def of_value() -> T:  # all that does not fall on the image
+        last = e.Sub(e.Gather(e.Shape(g), where), after)
+        kept = e.ReduceSum(e.Slice(g, first, last, where), keepdims=0)
+        outside = e.Sub(e.ReduceSum(g, keepdims=0), kept)
+        return outside if value is None else e.Reshape(outside, dims(known(value)))
+
+    return [inside, None, of_value, None]
 
 
 @vjp("DepthToSpace")
