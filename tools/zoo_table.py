@@ -183,7 +183,7 @@ LOOKED_INTO = {
     "timm csatv2": "Its last attention takes its input as it is; the expert's map is behind it.",
     "timm efficientvim_m1": "Every stage has a classifier of its own: the last map that all ways "
     "to the score pass is the first stage's.",
-    "timm *nas*large": "The network's own float32 gradient is off as far; the check in float64 takes "
+    "timm *nas*large": "Its own float32 gradient is off as far; the check in float64 takes "
     "more than 8 GiB.",
     "variants vit_b_16": "ONNX Runtime itself crashes when it makes a session of the fp16 file.",
 }
