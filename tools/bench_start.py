@@ -51,7 +51,8 @@ def seconds(command: Sequence[str], cache: Path) -> tuple[float, float]:
 def measured(model: str, picture: str, method: str, rounds: int) -> dict[str, list[float]]:
     """Median seconds, on the clock and of the processor, by kind of process."""
     explain = [sys.executable, "-m", "onnxcam", "explain", model, picture, "--method", method]
-    explain += "--preset imagenet --kind none --json --threads 1 --provider cpu".split()
+    explain += ["--preset", "imagenet", "--kind", "none", "--json"]
+    explain += ["--threads", "1", "--provider", "cpu"]
     found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
