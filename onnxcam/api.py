@@ -7,16 +7,17 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from onnxcam import labels, runtime
 from onnxcam.batches import as_probabilities, check_finite, fitting, notes_on, size_of, views
+from onnxcam.cache import Cache
 from onnxcam.comparison import Comparison
 from onnxcam.engine import Engine, Progress, full_batches, part_done
 from onnxcam.errors import OptionError, PresetError
-from onnxcam.explainer import Program, Recipe, availability, compile_program, recipe
+from onnxcam.explainer import Asked, Program, Recipe, availability, each_asked, recipe
 from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
 from onnxcam.explanation import Explanation, PictureExplanation
 from onnxcam.feeding import fed, given_preset
@@ -33,13 +34,10 @@ from onnxcam.image import (
     from_metadata,
     read_picture,
 )
-from onnxcam.loading import Source, load
-from onnxcam.methods import method_named
+from onnxcam.loading import Source
 from onnxcam.targets import Target, coded, for_each, negative, one_for_all
 
 SMOOTHS = ("none", "pca", "tta", "pca+tta")
-Asked: TypeAlias = tuple[str, str | int | None, tuple[tuple[str, Any], ...]]
-"""A method, a feature map, and the options of the method."""
 
 
 class Explainer:
@@ -70,6 +68,7 @@ class Explainer:
         inputs: Mapping[str, Any] | None = None,
         max_bytes: int = MAX_BYTES,
         max_pixels: int = MAX_PIXELS,
+        cache: bool | str | os.PathLike[str] = False,
         **options: Any,
     ) -> None:
         """Loads the model and checks the settings; sessions are made on the first call.
@@ -96,6 +95,8 @@ class Explainer:
             image, output, inputs: as for `onnxcam.load`; a value of `inputs` may also be the path
                 of a picture, a .npy or a .npz file.
             max_bytes, max_pixels: largest model file and picture accepted.
+            cache: keep what loading and compiling found out for the next process: True in the
+                user's cache folder or the one that ONNXCAM_CACHE names, or a folder (see `Cache`).
             options: options of the method, e.g. `weight="slope"`.
 
         Raises:
@@ -103,9 +104,11 @@ class Explainer:
         """
         self.path = Path(model) if isinstance(model, str | os.PathLike) else None
         self._fed: tuple[str, ...] = ()
+        self._cache = Cache(cache)
         if not isinstance(model, Classifier):
             inputs, self._fed = fed(model, inputs or {}, preset, self.path, max_bytes)
-            model = load(model, image=image, output=output, inputs=inputs, max_bytes=max_bytes)
+            told = {"image": image, "output": output, "inputs": inputs, "max_bytes": max_bytes}
+            model = self._cache.load(model, **told)
         self.classifier: Classifier = model
         self.device = runtime.choose(provider, threads)
         self.max_pixels = max_pixels
@@ -301,25 +304,8 @@ class Explainer:
         Raises:
             OnnxcamError: as for `explain`; an option that none of the methods has.
         """
-        rows = [method_named(name) for name in methods]
-        if not rows:
-            raise OptionError("no method was named; give at least one")
-        if any(layer is not None for layer in layers) and not any(row.on_layer for row in rows):
-            raise OptionError(
-                f"layers were given, but {', '.join(r.name for r in rows)} "
-                f"work{'s' if len(rows) == 1 else ''} on pixels, not on a feature map"
-            )
-        for key in options:
-            if not any(key in row.options for row in rows):
-                raise OptionError(
-                    f"none of {', '.join(r.name for r in rows)} has an option {key!r}"
-                )
-        asked: list[Asked] = []
-        for row in rows:
-            own = tuple(sorted((k, v) for k, v in options.items() if k in row.options))
-            for layer in layers if row.on_layer else (None,):
-                asked.append((row.name, layer, own))
-        found = self._pictured(picture, target, progress, list(dict.fromkeys(asked)))
+        asked = each_asked(methods, layers, options)
+        found = self._pictured(picture, target, progress, asked)
         return Comparison(tuple(found))
 
     def _pictured(
@@ -393,7 +379,8 @@ class Explainer:
         """
         classifier, name = self.classifier, self.classifier.image.name
         size = size_of(images, classifier.image.layout)
-        resized = classifier.resized(size) if classifier.image.free else classifier
+        free = classifier.image.free
+        resized = self._cache.resized(classifier, size) if free else classifier
         session = self._engine.session(("plain", size), resized.model)
         step = classifier.batch or len(images)
         filled = full_batches(images, classifier.batch)
@@ -417,9 +404,9 @@ class Explainer:
         """The program for images of a size, made once."""
         key = (targets, size, tuple(asked))
         if key not in self._programs:
-            classifier = self.classifier.resized(size)
+            classifier = self._cache.resized(self.classifier, size)
             recipes = [self._recipe(classifier, one, targets) for one in asked]
-            self._programs.setdefault(key, compile_program(classifier, recipes))
+            self._programs.setdefault(key, self._cache.program(classifier, recipes))
         return self._programs[key]
 
     def _recipe(self, classifier: Classifier, asked: Asked, targets: int) -> Recipe:

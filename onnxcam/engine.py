@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxcam.errors import OptionError
-from onnxcam.explainer import TARGET, Form, Program, Stage
+from onnxcam.explainer import TARGET, Plan, Program, Stage
 from onnxcam.graph import Model
 from onnxcam.runtime import Device, Pool, Session, free_memory
 
@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 """Called with (units done, units in all) while blocks of units run."""
 
 Results = dict[str, np.ndarray]
-"""Arrays by the names of `Form.outputs`."""
+"""Arrays by the names of `Plan.outputs`."""
 
 
 def part_done(progress: Progress, number: int, of: int, done: int, every: int) -> None:
@@ -55,47 +55,47 @@ class Engine:
         last image fills it up.
         """
         fixed = program.classifier.batch
-        form = program.inline
-        together = fixed or self.memory // max(1, form.bytes)
+        plan = program.plan()
+        together = fixed or self.memory // max(1, plan.bytes)
         if together < 1 and program.drops:
-            form = program.blocked
-        if form.stacks:  # their items make the batch: one image (or fixed batch) after the other
+            plan = program.plan(blocks=True)
+        if plan.bodies:  # their items make the batch: one image (or fixed batch) after the other
             together = fixed or 1
         together = max(1, together)
         given = len(images)
         images, target = full_batches(images, fixed), full_batches(target, fixed)
         starts = range(0, len(images), together)
-        count = _Count(progress, len(starts) * sum(s.items.count for s in form.stacks))
-        run = self._staged if form.stacks else self._whole
+        count = _Count(progress, len(starts) * plan.items)
+        run = self._staged if plan.bodies else self._whole
         found = _joined(
-            [run(form, images[i : i + together], target[i : i + together], count) for i in starts]
+            [run(plan, images[i : i + together], target[i : i + together], count) for i in starts]
         )
         return {n: array[:given] for n, array in found.items()} if len(images) > given else found
 
-    def _whole(self, form: Form, images: np.ndarray, target: np.ndarray, count: _Count) -> Results:
-        session = self.session((form, "whole"), form.whole)
-        feeds = {form.classifier.image.name: images, TARGET: target}
-        return dict(zip(form.outputs, session.run(feeds, form.outputs), strict=True))
+    def _whole(self, plan: Plan, images: np.ndarray, target: np.ndarray, count: _Count) -> Results:
+        session = self.session(plan.first, plan.first.model)
+        feeds = {plan.image: images, TARGET: target}
+        return dict(zip(plan.outputs, session.run(feeds, plan.outputs), strict=True))
 
-    def _staged(self, form: Form, images: np.ndarray, target: np.ndarray, count: _Count) -> Results:
-        feeds: dict[str, Any] = {form.classifier.image.name: images, TARGET: target}
-        trunk = self.session((form, "trunk"), form.trunk.model)
+    def _staged(self, plan: Plan, images: np.ndarray, target: np.ndarray, count: _Count) -> Results:
+        feeds: dict[str, Any] = {plan.image: images, TARGET: target}
+        trunk = self.session(plan.first, plan.first.model)
         # Features and whatever else crosses stay on the device, in the form they came out in.
         kept = {**feeds, **dict(zip(trunk.outputs, trunk.keep(feeds), strict=True))}
-        for number, stage in enumerate(form.bodies):
-            body = self.session((form, number), stage.model)
-            result = self._blocks(form, stage, body, kept, len(images), count)
+        for stage in plan.bodies:
+            body = self.session(stage, stage.model)
+            result = self._blocks(plan, stage, body, kept, len(images), count)
             assert stage.stack is not None
             kept[stage.stack.result] = result
-        results = {n: kept[n] for n in form.outputs if n in kept}
-        if form.finish is not None:
-            finish = self.session((form, "finish"), form.finish.model)
+        results = {n: kept[n] for n in plan.outputs if n in kept}
+        if plan.finish is not None:
+            finish = self.session(plan.finish, plan.finish.model)
             ending = {name: kept[name] for name in finish.inputs}
             results |= dict(zip(finish.outputs, finish.run(ending), strict=True))
         return {n: r if isinstance(r, np.ndarray) else r.numpy() for n, r in results.items()}
 
     def _blocks(
-        self, form: Form, stage: Stage, body: Session, kept: dict[str, Any], images: int,
+        self, plan: Plan, stage: Stage, body: Session, kept: dict[str, Any], images: int,
         count: _Count,
     ) -> np.ndarray:  # fmt: skip
         stack = stage.stack
@@ -103,7 +103,7 @@ class Engine:
         crossing = {name: kept[name] for name in body.inputs if name != stack.name}
         every = stack.items.count
         size = self.memory // max(1, stage.item_bytes * images)
-        size = 1 if form.classifier.batch is not None else max(1, min(size, every, MOST_ROWS))
+        size = 1 if plan.batch is not None else max(1, min(size, every, MOST_ROWS))
         parts: list[np.ndarray] = []
         for start in range(0, every, size):
             block = stack.items.make(start, min(every, start + size))

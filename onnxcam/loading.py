@@ -34,6 +34,11 @@ def load(source: Source, **options: Any) -> Classifier:
     return graph.load(source, probe=probe, **options)
 
 
+def load_read(model: Model, **options: Any) -> Classifier:
+    """As `load`, of a model that was read."""
+    return graph.load(model, probe=probe, **options)
+
+
 def inputs_of(classifier: Classifier) -> list[tuple[str, str, list[int | str]]]:
     """Name, type and shape of every input of the model, as its file states them."""
     found = []

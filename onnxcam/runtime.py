@@ -27,6 +27,7 @@ PROVIDERS = {  # the names that users write → ONNX Runtime's
     "coreml": "CoreMLExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
+VERSION: str = ort.__version__
 _ON_CUDA = ("cuda", "tensorrt")
 _SOURCE = re.compile(r"/onnxruntime_src/\S+ .*?\) (?=[A-Z])")  # where in its C++ it was said
 _FATAL = 4  # ONNX Runtime's log level: what goes wrong reaches us as exceptions

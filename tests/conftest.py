@@ -10,7 +10,9 @@ import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(why)
     for name in SHARED_FIXTURES.keys() & getattr(item, "fixturenames", ()):
         shared_folder(SHARED_FIXTURES[name])  # here, so that the summary gathers these skips
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[Path]]:
+    """Folders for caches, not made yet; the user's own is never touched."""
+    base = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONNXCAM_CACHE", str(base / "of-fixtures"))
+        yield (base / str(number) for number in count())
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder of this test, not made yet: no test sees what another one kept."""
+    folder = next(caches)
+    monkeypatch.setenv("ONNXCAM_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,10 @@ LAYERS["loading"] = ({"errors", "graph", "diff", "runtime"}, {"numpy", "onnx"})
 LAYERS["feeding"] = ({"errors", "graph", "image", "loading"}, {"numpy"})
 LAYERS["targets"] = ({"errors", "labels"}, {"numpy"})
 LAYERS["engine"] = ({*LAYERS["explainer"][0], "explainer", "runtime"}, {"numpy"})
+LAYERS["cache"] = (
+    {*LAYERS["explainer"][0], "explainer", "loading", "runtime"},
+    GRAPHS | {"platformdirs"},
+)
 LAYERS["batches"] = ({*LAYERS["explainer"][0], "explainer"}, {"numpy"})
 LAYERS["explanation"] = ({"errors", "files", "image", "labels", "targets"}, {"numpy"})
 LAYERS["comparison"] = ({*LAYERS["explanation"][0], "explanation"}, {"numpy"})

@@ -237,6 +237,10 @@ running_options: Callable[[Any], Any] = _together(
         "--threads", type=click.IntRange(min=0), metavar="NUMBER", default=0, section=_RUN,
         help="CPU threads [default: all cores].",
     ),
+    option(
+        "--no-cache", is_flag=True, section=_RUN,
+        help="Neither use nor keep what an earlier call found out about the model.",
+    ),
 )  # fmt: skip
 
 drawing_options: Callable[[Any], Any] = _together(
@@ -347,6 +351,7 @@ def asking(given: dict[str, Any]) -> dict[str, Any]:
     return {
         "class_names": class_names(given),
         "threads": given["threads"],
+        "cache": not given["no_cache"],
         **{name: given[name] for name in names},
     }
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from onnxcam.explainer.bench import TARGET
-from onnxcam.explainer.program import Form, Program, Stage, compile_program
-from onnxcam.explainer.recipe import Recipe, recipe
+from onnxcam.explainer.plan import Plan, Stage
+from onnxcam.explainer.program import Form, Program, compile_program
+from onnxcam.explainer.recipe import Asked, Recipe, each_asked, recipe
 from onnxcam.explainer.ways import availability
 
 __all__ = [
     "TARGET",
+    "Asked",
     "Form",
+    "Plan",
     "Program",
     "Recipe",
     "Stage",
     "availability",
     "compile_program",
+    "each_asked",
     "recipe",
 ]

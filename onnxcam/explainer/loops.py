@@ -11,7 +11,8 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxcam.explainer.bench import Stack
-from onnxcam.explainer.program import Form, Stage
+from onnxcam.explainer.plan import Stage
+from onnxcam.explainer.program import Form
 from onnxcam.graph.emit import View
 from onnxcam.graph.model import Model, array_of, check
 from onnxcam.graph.weights import INLINE_BYTES, external

@@ -7,9 +7,9 @@ switched-off units that would pass the memory budget) is a stack: the graph is t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,6 +18,7 @@ from onnxcam.ablate.state import Stuck
 from onnxcam.errors import OpError
 from onnxcam.explainer.bench import TARGET, Bench, Stack, bench, score_name
 from onnxcam.explainer.needs import provide
+from onnxcam.explainer.plan import Plan, Stage
 from onnxcam.explainer.recipe import Recipe
 from onnxcam.explainer.ways import other_methods
 from onnxcam.graph.cost import peak_bytes
@@ -30,23 +31,11 @@ from onnxcam.graph.shapes import Shape, bound
 from onnxcam.graph.split import extract
 from onnxcam.methods import Result
 
+Find: TypeAlias = "Callable[[Program, bool], Plan]"
+"""Gives the plan of a program, as `Program.plan` does."""
+
 SCORES, CHOSEN = "onnxcam/scores", "onnxcam/chosen"
 RESULTS = ("raw", "map", "weights", "gap")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a form.
-
-    Attributes:
-        model: its graph.
-        stack: for a body, what it runs over.
-        item_bytes: for a body, the memory that one item of one image takes, about.
-    """
-
-    model: Model
-    stack: Stack | None = None
-    item_bytes: int = 0
 
 
 class Form:
@@ -123,6 +112,20 @@ class Form:
         return Stage(extract(self._graph, given, late, self.classifier.model))
 
     @cached_property
+    def plan(self) -> Plan:
+        """What is run: the whole, or the stages where there are stacks."""
+        return Plan(
+            image=self.classifier.image.name,
+            batch=self.classifier.batch,
+            outputs=tuple(self.outputs),
+            bytes=self.bytes,
+            first=self.trunk if self.stacks else Stage(self.whole),
+            bodies=tuple(self.bodies),
+            finish=self.finish if self.stacks else None,
+            notes=tuple(self.notes),
+        )
+
+    @cached_property
     def _shapes(self) -> dict[str, Shape]:
         """What the loader found out about the model's own tensors, for one image."""
         every = self._graph.tensors().items()
@@ -169,11 +172,34 @@ class Program:
         classifier: what is explained.
         recipes: how: one result for each.
         way: "exact" or "literal", where units are switched off.
+        said: what the user should know about the way, in sentences.
+        find: gives its plans where they are kept (`onnxcam.cache`); else they are made.
     """
 
-    def __init__(self, classifier: Classifier, recipes: Sequence[Recipe], way: str) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        recipes: Sequence[Recipe],
+        way: str,
+        said: tuple[str, ...] = (),
+        find: Find | None = None,
+        plans: Mapping[bool, Plan] | None = None,
+    ) -> None:
+        """What is given; `plans` are those that are there already, as `plan` gives them."""
         self.classifier, self.recipes, self.way = classifier, tuple(recipes), way
-        self._note: tuple[str, ...] = ()
+        self.said, self.find = said, find
+        self._plans = dict(plans or {})
+
+    def form(self, blocks: bool = False) -> Form:
+        """`inline`, or with `blocks` `blocked`."""
+        return self.blocked if blocks else self.inline
+
+    def plan(self, blocks: bool = False) -> Plan:
+        """What is run of a form."""
+        if blocks not in self._plans:
+            made = self.find(self, blocks) if self.find else self.form(blocks).plan
+            self._plans.setdefault(blocks, made)
+        return self._plans[blocks]
 
     @cached_property
     def inline(self) -> Form:
@@ -193,7 +219,7 @@ class Program:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know, in sentences."""
-        return (*self._note, *(self.inline.notes if "inline" in self.__dict__ else ()))
+        return (*self.said, *(self._plans[False].notes if False in self._plans else ()))
 
 
 def compile_program(classifier: Classifier, recipes: Sequence[Recipe]) -> Program:
@@ -226,8 +252,8 @@ def compile_program(classifier: Classifier, recipes: Sequence[Recipe]) -> Progra
 def _literal(classifier: Classifier, recipes: Sequence[Recipe], notes: tuple[str, ...]) -> Program:
     from dataclasses import replace
 
-    program = Program(classifier, [replace(r, ablation="literal") for r in recipes], "literal")
-    program._note = notes
+    recipes = [replace(r, ablation="literal") for r in recipes]
+    program = Program(classifier, recipes, "literal", notes)
     program.inline  # noqa: B018  builds it
     return program
 

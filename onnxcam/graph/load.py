@@ -44,6 +44,9 @@ class Classifier:
         notes: what loading changed or could not change, in sentences.
         source: the model as it was read (its metadata, its producer).
         name: file name, or "model".
+        options: what `load` was told.
+        address: what it is kept under in a cache: a digest of all that it was made of; empty
+            where it was not looked up in one.
     """
 
     model: Model
@@ -57,6 +60,7 @@ class Classifier:
     source: Model
     name: str
     options: dict[str, Any] = field(default_factory=dict, repr=False)
+    address: str = field(default="", repr=False)
 
     @property
     def kind(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +25,22 @@ class Items:
         shape: the shape of one.
         dtype: element type.
         make: makes a block of them.
+        origin: the function of this module that gave them, and its arguments: what makes them
+            again.
     """
 
     count: int
     shape: tuple[int, ...]
     dtype: np.dtype
     make: Make
+    origin: tuple[str, tuple[Any, ...]]
 
 
 def indices(count: int, chosen: tuple[int, ...] | None = None) -> Items:
     """The numbers from 0 to `count` − 1, or the chosen ones of them."""
     every = np.arange(count, dtype=np.int64) if chosen is None else np.array(chosen, np.int64)
-    return Items(len(every), (), np.dtype(np.int64), lambda a, b: every[a:b])
+    origin = ("indices", (count, chosen))
+    return Items(len(every), (), np.dtype(np.int64), lambda a, b: every[a:b], origin)
 
 
 def midpoints(steps: int) -> Items:
@@ -44,7 +49,7 @@ def midpoints(steps: int) -> Items:
     def make(start: int, stop: int) -> np.ndarray:
         return ((np.arange(start, stop) + 0.5) / steps).astype(np.float32)
 
-    return Items(steps, (), np.dtype(np.float32), make)
+    return Items(steps, (), np.dtype(np.float32), make, ("midpoints", (steps,)))
 
 
 def noise(samples: int, shape: tuple[int, ...], seed: int) -> Items:
@@ -54,7 +59,8 @@ def noise(samples: int, shape: tuple[int, ...], seed: int) -> Items:
         draws = [np.random.default_rng([seed, i]) for i in range(start, stop)]
         return np.stack([d.standard_normal(shape, np.float32) for d in draws])
 
-    return Items(samples, shape, np.dtype(np.float32), make)
+    origin = ("noise", (samples, shape, seed))
+    return Items(samples, shape, np.dtype(np.float32), make, origin)
 
 
 def cover(size: int, window: float, stride: float) -> np.ndarray:
@@ -79,7 +85,8 @@ def windows(rows: np.ndarray, columns: np.ndarray) -> Items:
         return np.concatenate([rows[every // across], columns[every % across]], axis=1)
 
     wide = rows.shape[1] + columns.shape[1]
-    return Items(len(rows) * across, (wide,), np.dtype(np.float32), make)
+    origin = ("windows", (rows, columns))
+    return Items(len(rows) * across, (wide,), np.dtype(np.float32), make, origin)
 
 
 def random_masks(count: int, size: tuple[int, int], cells: int, keep: float, seed: int) -> Items:
@@ -98,7 +105,8 @@ def random_masks(count: int, size: tuple[int, int], cells: int, keep: float, see
     def make(start: int, stop: int) -> np.ndarray:
         return np.stack([one(i) for i in range(start, stop)])
 
-    return Items(count, (cells * cells + 2,), np.dtype(np.float32), make)
+    origin = ("random_masks", (count, size, cells, keep, seed))
+    return Items(count, (cells * cells + 2,), np.dtype(np.float32), make, origin)
 
 
 def enlarging(cells: int, size: int) -> np.ndarray:
@@ -115,3 +123,9 @@ def _bilinear(before: int, after: int) -> np.ndarray:
     matrix[np.arange(after), low] = 1 - part
     matrix[np.arange(after), np.minimum(low + 1, before - 1)] += part
     return matrix
+
+
+MAKERS: dict[str, Callable[..., Items]] = {
+    make.__name__: make for make in (indices, midpoints, noise, windows, random_masks)
+}
+"""By name, what `Items.origin` may say."""
