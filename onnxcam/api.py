@@ -246,6 +246,7 @@ class Explainer:
         self,
         pictures: Iterable[Any],
         target: Target = None,
+        progress: Progress | None = None,
         *,
         batch: int = 8,
         timeout: float | None = None,
@@ -256,6 +257,7 @@ class Explainer:
         Args:
             pictures: any iterable of what `explain` takes.
             target: as for `explain`, for all of them.
+            progress: as for calling the explainer, for each batch.
             batch: how many go through the model at once, where their tensors have one shape; so
                 many pictures are also read ahead.
             timeout: seconds for each batch.
@@ -276,7 +278,7 @@ class Explainer:
 
         def run(tensors: np.ndarray) -> list[Explanation | OnnxcamError]:
             wanted = np.broadcast_to(one, (len(tensors), *one.shape))
-            with Call(None, timeout, cancel) as call:
+            with Call(progress, timeout, cancel) as call:
                 return self._core.rows(tensors, wanted, call, self._asked)
 
         return self._many(iter(pictures), run, batch)

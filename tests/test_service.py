@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-import subprocess
-import sys
 import threading
 import time
-import weakref
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import models
 import onnxcam
 from models import close, images, tiny, weight
-from onnxcam import Cancel, Cancelled, Explainer, OptionError, RuntimeFailure, Timeout
-from onnxcam.core import MOST_PROGRAMS
-from onnxcam.pool import Pool
+from onnxcam import Cancel, Cancelled, Explainer, OptionError, Timeout
 
 X = images(2, 3, 8, 8)
 
@@ -118,7 +107,7 @@ def test_a_run_is_cancelled_from_another_thread() -> None:
     explainer.warm_up()
     stop = Cancel()
     threading.Timer(0.01, stop.cancel).start()
-    with pytest.raises(Cancelled, match="was cancelled$"):
+    with pytest.raises(Cancelled, match=r"was cancelled$"):
         explainer(MANY, cancel=stop)
     assert stop.cancelled
     with pytest.raises(Cancelled):

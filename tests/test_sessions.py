@@ -1,4 +1,4 @@
-"""How sessions are made: options that go through, sessions of the user's own, and what is logged."""
+"""How sessions are made: options that reach them, sessions of the user's own, what is logged."""
 
 from __future__ import annotations
 
@@ -82,7 +82,11 @@ def test_weights_beside_the_graph_stay_there() -> None:
     for given in (rows, ort.SessionOptions):
         proto = models.model(
             "p = Conv(x, w) a = Relu(p) f = Flatten(a) h = Gemm(f, v) r = Relu(h) y = Gemm(r, o)",
-            {"w": models.weight(6, 3, 3, 3), "v": models.weight(216, 99), "o": models.weight(99, 4)},
+            {
+                "w": models.weight(6, 3, 3, 3),
+                "v": models.weight(216, 99),
+                "o": models.weight(99, 4),
+            },
             "float[N,3,8,8] x",
             "float[N,4] y",
         )
@@ -191,7 +195,9 @@ def test_an_object_with_run_is_enough(options: dict[str, Any]) -> None:
         return made[-1]
 
     explainer = Explainer(tiny(), provider="cpu", make_session=make, **options)
-    close(explainer(X, 1).map, Explainer(tiny(), provider="cpu", **options)(X, 1).map, tolerance=1e-6)
+    close(
+        explainer(X, 1).map, Explainer(tiny(), provider="cpu", **options)(X, 1).map, tolerance=1e-6
+    )
     assert made and all(one.runs for one in made)
 
 
@@ -249,7 +255,19 @@ def test_events_have_their_fields(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_slower_way_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    explainer = Explainer(tiny(batch=2), provider="cpu")
+    proto = models.model(  # its batch of one is squeezed away, and cannot be freed
+        "p = Conv(x, w) a = Relu(p) g = GlobalAveragePool(a) s = Squeeze(g, axes)"
+        " t = MatMul(s, v) y = Unsqueeze(t, axis)",
+        {
+            "w": models.weight(6, 3, 1, 1),
+            "v": models.weight(6, 4),
+            "axes": np.array([0, 2, 3]),
+            "axis": np.array([0]),
+        },
+        "float[1,3,8,8] x",
+        "float[1,4] y",
+    )
+    explainer = Explainer(proto, provider="cpu")
     found = explainer(X)
     (note,) = events(caplog, "note")
     assert note.levelno == logging.WARNING and note.note in found.notes
