@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxcam.api import Explainer, explain
+    from onnxcam.calls import Cancel
     from onnxcam.comparison import Comparison
     from onnxcam.errors import (
+        Cancelled,
         LayerError,
         ModelError,
         OnnxcamError,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         PresetError,
         RuntimeFailure,
         TargetError,
+        Timeout,
     )
     from onnxcam.explanation import Explanation, PictureExplanation
     from onnxcam.exporting import export
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cancel",
+    "Cancelled",
     "Comparison",
     "Explainer",
     "Explanation",
@@ -44,6 +49,7 @@ __all__ = [
     "PresetError",
     "RuntimeFailure",
     "TargetError",
+    "Timeout",
     "__version__",
     "explain",
     "export",
@@ -53,7 +59,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = dict.fromkeys(("Explainer", "explain"), "api")
-_ELSEWHERE |= {"Comparison": "comparison", "export": "exporting"}
+_ELSEWHERE |= {"Cancel": "calls", "Comparison": "comparison", "export": "exporting"}
 _ELSEWHERE |= dict.fromkeys(("gradient", "load", "split"), "loading")
 _ELSEWHERE |= dict.fromkeys(("Explanation", "PictureExplanation"), "explanation")
 

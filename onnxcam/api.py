@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from onnxcam import labels, runtime
-from onnxcam.batches import as_probabilities, check_finite, fitting, notes_on, size_of, views
+from onnxcam import many, runtime
+from onnxcam.asking import Asked, asked_of
+from onnxcam.batches import fitting
 from onnxcam.cache import Cache
+from onnxcam.calls import Call, Cancel, Progress
 from onnxcam.comparison import Comparison
-from onnxcam.engine import Engine, Progress, full_batches, part_done
-from onnxcam.errors import OptionError, PresetError
-from onnxcam.explainer import Asked, Program, Recipe, availability, each_asked, recipe
-from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
+from onnxcam.core import Core
+from onnxcam.engine import Engine
+from onnxcam.errors import OnnxcamError, OptionError
+from onnxcam.explainer import Program, Recipe, availability
 from onnxcam.explanation import Explanation, PictureExplanation
-from onnxcam.feeding import fed, given_preset
+from onnxcam.feeding import fed
 from onnxcam.graph import Classifier
 from onnxcam.graph.read import MAX_BYTES
-from onnxcam.image import (
-    MAX_PIXELS,
-    Choice,
-    Picture,
-    Preset,
-    adapt,
-    candidates,
-    choose,
-    from_metadata,
-    read_picture,
-)
+from onnxcam.image import MAX_PIXELS, Choice, Picture, Preset
 from onnxcam.loading import Source
-from onnxcam.targets import Target, coded, for_each, negative, one_for_all
+from onnxcam.many import Prepared
+from onnxcam.preparing import Preparation
+from onnxcam.runtime import MakeSession, SessionOptions
+from onnxcam.targets import Target, for_each, one_for_all
 
 SMOOTHS = ("none", "pca", "tta", "pca+tta")
 
@@ -66,6 +63,10 @@ class Explainer:
         image: str | None = None,
         output: str | None = None,
         inputs: Mapping[str, Any] | None = None,
+        session_options: SessionOptions = None,
+        provider_options: Mapping[str, Any] | None = None,
+        run_options: Mapping[str, Any] | None = None,
+        make_session: MakeSession | None = None,
         max_bytes: int = MAX_BYTES,
         max_pixels: int = MAX_PIXELS,
         cache: bool | str | os.PathLike[str] = False,
@@ -94,6 +95,14 @@ class Explainer:
             threads: CPU threads, 0 for all cores.
             image, output, inputs: as for `onnxcam.load`; a value of `inputs` may also be the path
                 of a picture, a .npy or a .npz file.
+            session_options: attributes of `onnxruntime.SessionOptions` and its config entries, e.g.
+                `{"intra_op_num_threads": 1, "session.intra_op.allow_spinning": 0}`; or a function
+                that makes one for each session.
+            provider_options: of the provider named, e.g. `{"device_id": 1}`.
+            run_options: attributes and config entries of `onnxruntime.RunOptions`.
+            make_session: called in place of `onnxruntime.InferenceSession`, with the same arguments
+                (model, options, providers); gives such a session, or an object with its `run`,
+                `get_inputs` and `get_outputs`.
             max_bytes, max_pixels: largest model file and picture accepted.
             cache: keep what loading and compiling found out for the next process: True in the
                 user's cache folder or the one that ONNXCAM_CACHE names, or a folder (see `Cache`).
@@ -103,56 +112,61 @@ class Explainer:
             OnnxcamError: the model, or a setting, is not usable.
         """
         self.path = Path(model) if isinstance(model, str | os.PathLike) else None
-        self._fed: tuple[str, ...] = ()
-        self._cache = Cache(cache)
+        start = perf_counter()
+        notes: tuple[str, ...] = ()
+        kept = Cache(cache)
         if not isinstance(model, Classifier):
-            inputs, self._fed = fed(model, inputs or {}, preset, self.path, max_bytes)
+            inputs, notes = fed(model, inputs or {}, preset, self.path, max_bytes)
             told = {"image": image, "output": output, "inputs": inputs, "max_bytes": max_bytes}
-            model = self._cache.load(model, **told)
+            model = kept.load(model, **told)
         self.classifier: Classifier = model
-        self.device = runtime.choose(provider, threads)
+        self.device = runtime.choose(
+            provider, threads, session_options=session_options, run_options=run_options,
+            provider_options=provider_options, make_session=make_session,
+        )  # fmt: skip
         self.max_pixels = max_pixels
         if smooth not in SMOOTHS:
             raise OptionError(f"smooth is {', '.join(SMOOTHS)}, not {smooth!r}")
         self.smooth = smooth
-        self._common: dict[str, Any] = {
+        common = {
             "score": score,
             "ablation": ablation,
             "units": units,
             "patches_only": patches_only,
             "smooth": "pca" if "pca" in smooth else "none",
         }
+        engine = Engine(self.device, memory)
+        self._core = Core(model, engine, kept, smooth, common, class_names, notes)
         self._asked: Asked = (method, layer, tuple(sorted(options.items())))
-        self.recipe: Recipe = self._recipe(self.classifier, self._asked, 1)
-        self._engine = Engine(self.device, memory)
-        self._programs: dict[Hashable, Program] = {}
-        self._class_names = list(class_names) if class_names is not None else None
-        if self._class_names is not None:
-            labels.check_count(self._class_names, self.classifier.classes)
-        self._preset_fields = dict(preset_fields or {})
-        self._preset, self._preset_reason = self._stated_preset(preset)
+        self._core.log(logging.INFO, "loaded", start, classes=model.classes)
+        self.recipe: Recipe = self._core.recipe(model, self._asked, 1)
+        self._preparation = Preparation(
+            model, preset, dict(preset_fields or {}), self.path, self._core.probabilities
+        )
+
+    def _run(
+        self, batch: np.ndarray, wanted: np.ndarray, call: Call | None, asked: Sequence[Asked] = ()
+    ) -> list[Explanation]:
+        return self._core.run(batch, wanted, call, asked or [self._asked])
 
     @property
     def labels(self) -> list[str] | None:
         """The class names: given, from the model's metadata, or ImageNet's for 1000 and 1001."""
-        return self._names[0]
+        return self._core.names[0]
 
     @property
     def opposite(self) -> str | None:
         """Of a head of one unit with two names, that of the negative decision."""
-        return self._names[1]
-
-    @cached_property
-    def _names(self) -> tuple[list[str] | None, str | None]:
-        classes, held = self.classifier.classes, self._class_names
-        if held is None:
-            source = self.classifier.source
-            held = labels.from_metadata(source.metadata, classes)
-            held = held or labels.from_nodes(source.proto, classes)
-        return labels.split(held or labels.imagenet_labels(classes), classes)
+        return self._core.names[1]
 
     def __call__(
-        self, images: Any, target: Target = None, progress: Progress | None = None
+        self,
+        images: Any,
+        target: Target = None,
+        progress: Progress | None = None,
+        *,
+        timeout: float | None = None,
+        cancel: Cancel | None = None,
     ) -> Explanation:
         """Explains a batch of images, an array shaped and scaled like the model's input.
 
@@ -164,109 +178,58 @@ class Explainer:
                 "not:cat", "not:3" or "not:top1" asks about the negative decision: −y of a logit y
                 is explained, 1 − p of a probability p. Of a head of one unit the target 0 is that
                 unit, not:0 the decision against it.
-            progress: called with (done, all) while blocks of units run.
+            progress: called with (done, all) while blocks of units run; what it raises ends the
+                call.
+            timeout: seconds that the call may take. Runs are stopped between two nodes; compiling,
+                which `warm_up` does before, is not interrupted.
+            cancel: what ends the call from another thread.
 
         Raises:
             TargetError: a class does not exist.
             ModelError: the array does not fit, or the model gives NaN or infinity.
             RuntimeFailure: the run failed.
+            Timeout, Cancelled: the call was ended; the explainer goes on working.
         """
-        batch = fitting(self.classifier.image, images)
-        wanted = for_each(target, self.labels, self.classifier.classes, len(batch), self.opposite)
-        return self._run(batch, wanted, progress)[0]
+        with Call(progress, timeout, cancel) as call:
+            batch = fitting(self.classifier.image, images)
+            classes, names = self.classifier.classes, self.labels
+            wanted = for_each(target, names, classes, len(batch), self.opposite)
+            return self._run(batch, wanted, call)[0]
 
-    def _run(
-        self,
-        batch: np.ndarray,
-        wanted: np.ndarray,
-        progress: Progress | None,
-        asked: Sequence[Asked] = (),
-    ) -> list[Explanation]:
-        """One explanation for each of `asked`; none: for the explainer's own method."""
-        run = self._averaged if "tta" in self.smooth else self._once
-        return run(batch, wanted, progress, asked or [self._asked])
+    def warm_up(
+        self, targets: int = 1, batch: int = 1, size: tuple[int, int] | None = None
+    ) -> float:
+        """Does what the first call would have to: compiles, makes sessions, and runs on zeros.
 
-    def _once(
-        self,
-        batch: np.ndarray,
-        wanted: np.ndarray,
-        progress: Progress | None,
-        asked: Sequence[Asked],
-    ) -> list[Explanation]:
-        targets = wanted.shape[-1] if wanted.ndim > 1 else 1
-        program = self._program(targets, size_of(batch, self.classifier.image.layout), asked)
-        rows = wanted.reshape(len(batch), -1)
-        found = self._engine.run(program, batch, rows, progress)
-        explained = []
-        for number, what in enumerate(program.recipes):
-            kinds = {kind: found.get(f"onnxcam/{number}/{kind}") for kind in RESULTS}
-            explained.append(self._explained(program, what, found, kinds, wanted))
-        return explained
+        Args:
+            targets: how many classes of an image later calls ask about.
+            batch: how many images they have.
+            size: height and width, where the model leaves them free.
 
-    def _explained(
-        self,
-        program: Program,
-        what: Recipe,
-        found: Mapping[str, np.ndarray],
-        kinds: Mapping[str, Any],
-        wanted: np.ndarray,
-    ) -> Explanation:
-        scores, chosen = found[SCORES], found[CHOSEN]
-        check_finite(what, scores, kinds["raw"])
-        classes, shape = self.classifier.classes, wanted.shape
-        shaped: dict[str, Any] = {
-            kind: None if array is None else array.reshape(*shape, *array.shape[2:])
-            for kind, array in kinds.items()
-        }
-        explained = Explanation(
-            scores=scores,
-            target=chosen.reshape(shape),
-            negated=negative(wanted, classes),
-            **shaped,
-            method=what.method.name,
-            layer=None if what.layer is None else what.layer.tensor,
-            score=what.score,
-            provider=self.device.provider,
-            labels=self.labels,
-            opposite=self.opposite,
-            model=self.classifier.name,
-            title=what.method.title,
-            options=dict(what.settings),
-            smooth=self.smooth,
-        )
-        values, negated = explained.target_score, explained.negated
-        notes = notes_on(what, values, negated, kinds["gap"], kinds["map"], classes == 1)
-        return replace(explained, notes=(*self._fed, *program.notes, *notes))
+        Returns:
+            The seconds it took.
 
-    def _averaged(
-        self,
-        batch: np.ndarray,
-        wanted: np.ndarray,
-        progress: Progress | None,
-        asked: Sequence[Asked],
-    ) -> list[Explanation]:
-        """The means of the maps over mirrored and rescaled views, all about the same classes."""
-        whole: list[Explanation] = []
-        every = list(views(batch, self.classifier.image.layout))
-        for number, (view, mirrored) in enumerate(every):
-            onward = progress and partial(part_done, progress, number, len(every))
-            if whole:
-                wanted = coded(whole[0].target, whole[0].negated, self.classifier.classes)
-            found = self._once(view, wanted, onward, asked)
-            for i, one in enumerate(found):
-                if not number:
-                    whole.append(one)
-                    continue
-                raw, shown = (np.flip(m, -1) if mirrored else m for m in (one.raw, one.map))
-                whole[i] = replace(
-                    whole[i],
-                    raw=whole[i].raw + (raw - whole[i].raw) / (number + 1),
-                    map=whole[i].map + (shown - whole[i].map) / (number + 1),
-                )
-        return whole
+        Raises:
+            OnnxcamError: as for calling the explainer.
+        """
+        start, image = perf_counter(), self.classifier.image
+        shape = replace(image, size=size or image.size).shape(batch)
+        zeros = fitting(image, np.zeros(shape, image.dtype))
+        ranks = for_each(f"top{targets}", None, self.classifier.classes, batch)
+        if self.preset is None:
+            self.probabilities(zeros)
+        with Call() as call:
+            self._core.found(zeros, ranks, call, [self._asked])
+        return perf_counter() - start
 
     def explain(
-        self, picture: Any, target: Target = None, progress: Progress | None = None
+        self,
+        picture: Any,
+        target: Target = None,
+        progress: Progress | None = None,
+        *,
+        timeout: float | None = None,
+        cancel: Cancel | None = None,
     ) -> PictureExplanation:
         """Explains the decision on one picture.
 
@@ -274,12 +237,65 @@ class Explainer:
             picture: path, bytes, file, PIL image, array (H, W, 3), or a `Picture`.
             target: a class by index or name, "top5", or several of them; None for the top class;
                 with "not:" before it the decision against a class.
-            progress: as for calling the explainer.
+            progress, timeout, cancel: as for calling the explainer.
 
         Raises:
-            OnnxcamError: the picture, the class or the preprocessing is not usable.
+            OnnxcamError: the picture, the class or the preprocessing is not usable, or the call was
+                ended.
         """
-        return self._pictured(picture, target, progress, [self._asked])[0]
+        with Call(progress, timeout, cancel) as call:
+            return self._pictured(picture, target, call, [self._asked])[0]
+
+    def explain_many(
+        self,
+        pictures: Iterable[Any],
+        target: Target = None,
+        progress: Progress | None = None,
+        *,
+        batch: int = 8,
+        timeout: float | None = None,
+        cancel: Cancel | None = None,
+    ) -> Iterator[PictureExplanation | OnnxcamError]:
+        """Explains pictures as they come, read in a background thread while the model runs.
+
+        Args:
+            pictures: any iterable of what `explain` takes.
+            target: as for `explain`, for all of them.
+            progress: as for calling the explainer, for each batch.
+            batch: how many go through the model at once, where their tensors have one shape; so
+                many pictures are also read ahead.
+            timeout: seconds for each batch.
+            cancel: what ends it from another thread.
+
+        Returns:
+            An iterator. In the order of the pictures it gives an explanation each, or in its place
+            the error, whose `picture` is the one given; it goes on after errors.
+
+        Raises:
+            TargetError: a class does not exist.
+            Cancelled: from the iterator.
+        """
+        if batch < 1:
+            raise OptionError(f"batch is a number of pictures, at least 1, not {batch}")
+        one = one_for_all(target, self.labels, self.classifier.classes, self.opposite)
+        Call(None, timeout, cancel)  # what is wrong with them is said now
+
+        def run(tensors: np.ndarray) -> list[Explanation | OnnxcamError]:
+            wanted = np.broadcast_to(one, (len(tensors), *one.shape))
+            with Call(progress, timeout, cancel) as call:
+                return self._core.rows(tensors, wanted, call, self._asked)
+
+        return self._many(iter(pictures), run, batch)
+
+    def _many(
+        self, given: Iterator[Any], run: many.Run, batch: int
+    ) -> Iterator[PictureExplanation | OnnxcamError]:
+        first: list[Picture | OnnxcamError] = []
+        if self.preset is None:
+            first = many.some_read(given, self.max_pixels)
+            if seen := [one for one in first if isinstance(one, Picture)]:
+                self.preset_for(seen)
+        yield from many.explained(chain(first, given), self._prepared, run, batch)
 
     def compare(
         self,
@@ -288,12 +304,15 @@ class Explainer:
         target: Target = None,
         layers: Sequence[str | int | None] = (None,),
         progress: Progress | None = None,
+        *,
+        timeout: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Comparison:
         """Explains the decision on one picture by several methods, which share their work.
 
         Args:
-            picture, target, progress: as for `explain`.
+            picture, target, progress, timeout, cancel: as for `explain`.
             methods: names of the method table.
             layers: feature maps; each method that works on one is asked about all of them.
             options: options of methods; each goes to the methods that have it.
@@ -304,89 +323,51 @@ class Explainer:
         Raises:
             OnnxcamError: as for `explain`; an option that none of the methods has.
         """
-        asked = each_asked(methods, layers, options)
-        found = self._pictured(picture, target, progress, asked)
-        return Comparison(tuple(found))
+        asked = asked_of(methods, layers, options)
+        with Call(progress, timeout, cancel) as call:
+            return Comparison(tuple(self._pictured(picture, target, call, asked)))
 
     def _pictured(
-        self, picture: Any, target: Target, progress: Progress | None, asked: Sequence[Asked]
+        self, picture: Any, target: Target, call: Call, asked: Sequence[Asked]
     ) -> list[PictureExplanation]:
-        taken = (
-            picture
-            if isinstance(picture, Picture)
-            else read_picture(picture, max_pixels=self.max_pixels)
-        )
-        preset, reason = self.preset_for([taken])
         one = one_for_all(target, self.labels, self.classifier.classes, self.opposite)
-        batch = fitting(self.classifier.image, preset.tensor(taken))
-        return [
-            PictureExplanation(
-                **{name: getattr(found, name) for name in found.__dataclass_fields__},
-                picture=taken,
-                geometry=preset.geometry(taken.width, taken.height),
-                preset=preset,
-                preset_reason=reason,
-            )
-            for found in self._run(batch, one[None], progress, asked)
-        ]
+        prepared = self._prepared(picture)
+        found = self._run(prepared.tensor, one[None], call, asked)
+        return [prepared.explained(each) for each in found]
+
+    def _prepared(self, given: Any) -> Prepared:
+        picture = many.read(given, self.max_pixels)
+        preset, reason = self.preset_for([picture])
+        tensor = fitting(self.classifier.image, preset.tensor(picture))
+        return Prepared(given, picture, preset, reason, tensor)
 
     @property
     def preset(self) -> Preset | None:
         """How a picture becomes a tensor; None where nothing states it and none was guessed yet."""
-        return self._preset
+        return self._preparation.preset
 
     @property
     def preset_reason(self) -> str:
         """Where the preset came from, in words; empty while there is none."""
-        return self._preset_reason
+        return self._preparation.reason
 
     def preset_for(self, pictures: Iterable[Picture]) -> tuple[Preset, str]:
         """The preset for the model's input and where it came from; guessed from `pictures` if need.
 
         A guess is made once and kept. Where there is no need, `pictures` is not iterated.
         """
-        if self._preset is None:
-            choice = self.preset_choice(list(pictures))
-            self._preset, self._preset_reason = choice.preset, choice.reason
-        return self._preset, self._preset_reason
+        return self._preparation.preset_for(pictures)
 
     def preset_choice(self, pictures: Sequence[Picture]) -> Choice:
         """How every candidate preset would do on `pictures`, and which is chosen."""
-        image, classifier = self.classifier.image, self.classifier
-        size = (None, None) if image.free else image.size
-        dtype = str(image.dtype)
-        producer = classifier.source.proto.producer_name
-        form = (image.channels, size, image.layout, dtype, classifier.classes, producer)
-        tried = candidates(*form, image.prepared.pixels, image.prepared.resizes)
-        different: dict[Preset, Preset] = {}
-        for preset in map(self._fitted, tried):  # given fields can make two the same: keep one
-            different.setdefault(preset.replace(name="", source=""), preset)
-        return choose(list(different.values()), pictures, self.probabilities)
-
-    def _fitted(self, preset: Preset) -> Preset:
-        """`preset` with the fields that were given, fitted to the model's input."""
-        image, given = self.classifier.image, self._preset_fields
-        changed = preset.replace(**given)
-        if "layout" in given and changed.layout != image.layout:
-            raise PresetError(f"the model takes {image.layout} images, not {changed.layout}")
-        size = (None, None) if image.free else image.size
-        return adapt(changed, image.channels, size, image.layout, str(image.dtype))
+        return self._preparation.choice(pictures)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Class probabilities (N, classes): after softmax, or sigmoid where the model says so.
 
         The only unit of a head of one takes a sigmoid, too.
         """
-        classifier, name = self.classifier, self.classifier.image.name
-        size = size_of(images, classifier.image.layout)
-        free = classifier.image.free
-        resized = self._cache.resized(classifier, size) if free else classifier
-        session = self._engine.session(("plain", size), resized.model)
-        step = classifier.batch or len(images)
-        filled = full_batches(images, classifier.batch)
-        rows = [session.run({name: filled[i : i + step]})[0] for i in range(0, len(filled), step)]
-        out = np.concatenate(rows).reshape(len(filled), -1)[: len(images)].astype(np.float64)
-        return as_probabilities(out, classifier.score, classifier.classes)
+        return self._core.probabilities(images)
 
     def methods(self, layer: str | int | None = None) -> dict[str, str | None]:
         """Why each method cannot explain the model at `layer`, or None where it can.
@@ -398,40 +379,17 @@ class Explainer:
 
     def program(self, targets: int = 1) -> Program:
         """The compiled explainer for `targets` classes an image."""
-        return self._program(targets, self.classifier.image.size, [self._asked])
-
-    def _program(self, targets: int, size: tuple[int, int], asked: Sequence[Asked]) -> Program:
-        """The program for images of a size, made once."""
-        key = (targets, size, tuple(asked))
-        if key not in self._programs:
-            classifier = self._cache.resized(self.classifier, size)
-            recipes = [self._recipe(classifier, one, targets) for one in asked]
-            self._programs.setdefault(key, self._cache.program(classifier, recipes))
-        return self._programs[key]
-
-    def _recipe(self, classifier: Classifier, asked: Asked, targets: int) -> Recipe:
-        method, layer, settings = asked
-        return recipe(
-            classifier, method, layer, targets=targets, options=dict(settings), **self._common
-        )
-
-    def _stated_preset(self, preset: Any) -> tuple[Preset | None, str]:
-        found = given_preset(preset, self.path)
-        if found is not None:
-            where = f"from {found.source}" if preset is None else f"{found.name!r}, as asked for"
-            reason = f"preset {where}"
-        else:
-            found = from_metadata(self.classifier.source.metadata)
-            reason = "preset from the model's metadata"
-        if found is None:
-            return None, ""
-        if self._preset_fields:
-            reason += f", with {', '.join(self._preset_fields)} as given"
-        return self._fitted(found), reason
+        return self._core.program(targets, self.classifier.image.size, [self._asked])
 
 
 def explain(
-    model: Source, picture: Any, target: Target = None, **options: Any
+    model: Source,
+    picture: Any,
+    target: Target = None,
+    *,
+    timeout: float | None = None,
+    cancel: Cancel | None = None,
+    **options: Any,
 ) -> PictureExplanation:
     """Explains the decision of `model` on `picture`; options as for `Explainer`."""
-    return Explainer(model, **options).explain(picture, target)
+    return Explainer(model, **options).explain(picture, target, timeout=timeout, cancel=cancel)

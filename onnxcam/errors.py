@@ -9,6 +9,8 @@
     ├── PresetError       the preprocessing is unknown, contradictory or does not fit the model
     ├── OptionError       an option has a value that it cannot have
     ├── RuntimeFailure    ONNX Runtime cannot run the graph, or the provider asked for
+    ├── Timeout           a call took longer than its time limit
+    ├── Cancelled         a call was cancelled by another thread
     └── OutputError       a result cannot be written
 
 Each message says what was met, where, and what to do next. The library raises them; the command
@@ -19,10 +21,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class OnnxcamError(Exception):
-    """Base of every error that onnxcam raises on purpose."""
+    """Base of every error that onnxcam raises on purpose.
+
+    Attributes:
+        picture: of an error that `Explainer.explain_many` gives in place of an explanation, the
+            picture as it was given.
+    """
+
+    picture: Any = None
 
 
 class ModelError(OnnxcamError):
@@ -55,6 +65,14 @@ class OptionError(OnnxcamError, ValueError):
 
 class RuntimeFailure(OnnxcamError):
     """ONNX Runtime cannot run the graph, or the provider that was asked for."""
+
+
+class Timeout(OnnxcamError, TimeoutError):
+    """A call took longer than its time limit."""
+
+
+class Cancelled(OnnxcamError):
+    """A call was cancelled by another thread."""
 
 
 class OutputError(OnnxcamError):

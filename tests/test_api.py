@@ -145,7 +145,7 @@ def test_eight_threads(explainer: Explainer) -> None:
         Explainer(wide(), provider="cpu", memory=1),
         Explainer(tiny(size="S"), provider="cpu"),
     ):
-        fresh = Explainer(shared.classifier, provider="cpu", memory=shared._engine.memory)
+        fresh = Explainer(shared.classifier, provider="cpu", memory=shared._core.engine.memory)
         sizes = [8, 8, 9, 8, 12, 9, 8, 8] if shared.classifier.image.free else [8] * 8
         jobs = [(images(1 + i % 3, 3, s, s, seed=i), i % 4) for i, s in enumerate(sizes)]
         want = [fresh(x, t) for x, t in jobs]

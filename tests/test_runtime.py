@@ -15,7 +15,8 @@ import models
 from models import close, images, tiny
 from onnxcam import Explainer, OptionError
 from onnxcam.errors import RuntimeFailure
-from onnxcam.runtime import PROVIDERS, Device, Pool, Session, choose, free_memory, works
+from onnxcam.pool import Pool
+from onnxcam.runtime import PROVIDERS, Device, Session, choose, free_memory, works
 
 
 def no_gpu() -> bool:

@@ -24,7 +24,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"errors"}, set()),
     "resources": ({"errors"}, set()),
     "labels": ({"errors", "resources"}, set()),
-    "runtime": ({"errors"}, {"numpy", "onnx", "onnxruntime"}),
+    "events": (set(), set()),
+    "pool": (set(), set()),
+    "calls": ({"errors"}, set()),
+    "runtime": ({"errors", "calls"}, {"numpy", "onnx", "onnxruntime"}),
     "image": ({"errors", "files", "resources"}, {"numpy", "PIL", "cmap"}),
     "graph": ({"errors"}, GRAPHS | {"google"}),
     "diff": ({"errors", "graph"}, GRAPHS),
@@ -37,7 +40,10 @@ LAYERS["explainer"] = ({*LAYERS["methods"][0], "methods"}, GRAPHS)
 LAYERS["loading"] = ({"errors", "graph", "diff", "runtime"}, {"numpy", "onnx"})
 LAYERS["feeding"] = ({"errors", "graph", "image", "loading"}, {"numpy"})
 LAYERS["targets"] = ({"errors", "labels"}, {"numpy"})
-LAYERS["engine"] = ({*LAYERS["explainer"][0], "explainer", "runtime"}, {"numpy"})
+LAYERS["engine"] = (
+    {*LAYERS["explainer"][0], "explainer", "runtime", "calls", "events", "pool"},
+    {"numpy"},
+)
 LAYERS["cache"] = (
     {*LAYERS["explainer"][0], "explainer", "loading", "runtime"},
     GRAPHS | {"platformdirs"},
@@ -45,6 +51,13 @@ LAYERS["cache"] = (
 LAYERS["batches"] = ({*LAYERS["explainer"][0], "explainer"}, {"numpy"})
 LAYERS["explanation"] = ({"errors", "files", "image", "labels", "targets"}, {"numpy"})
 LAYERS["comparison"] = ({*LAYERS["explanation"][0], "explanation"}, {"numpy"})
+LAYERS["asking"] = ({"errors", "methods"}, set())
+LAYERS["preparing"] = ({"errors", "graph", "feeding", "image"}, {"numpy"})
+LAYERS["many"] = ({*LAYERS["explanation"][0], "explanation"}, {"numpy"})
+LAYERS["core"] = (
+    {*LAYERS["engine"][0], "engine", "cache", "asking", "batches", "many", *LAYERS["many"][0]},
+    {"numpy"},
+)
 LAYERS["api"] = ({*LAYERS}, {"numpy"})
 LAYERS["exporting"] = ({*LAYERS}, set())
 LAYERS["triton"] = ({"errors", "exporting"}, {"onnx"})
@@ -53,7 +66,7 @@ for top in ("serve", "evaluate"):
 LAYERS["cli"] = ({*LAYERS}, {"numpy", "click", "rich"})
 LAYERS["__main__"] = ({"cli"}, set())
 LAYERS["__init__"] = (
-    {"api", "comparison", "explanation", "exporting", "loading", "errors"},
+    {"api", "calls", "comparison", "explanation", "exporting", "loading", "errors"},
     set(),
 )  # by name, for type checkers only
 

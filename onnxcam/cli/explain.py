@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +11,12 @@ import click
 from onnxcam.cli import names, options, show
 from onnxcam.cli.methods import counted
 from onnxcam.cli.options import option
-from onnxcam.errors import PictureError, PresetError, RuntimeFailure
+from onnxcam.errors import OnnxcamError, PictureError, PresetError, RuntimeFailure
 from onnxcam.files import make_folder
 
 if TYPE_CHECKING:
     from onnxcam.api import Explainer
     from onnxcam.explanation import PictureExplanation
-    from onnxcam.image import Picture
-
-FOR_THE_PRESET = 4
-"""Pictures that a preset is guessed from, where nothing states one."""
-ENOUGH_PIXELS = 50_000_000
-"""Fewer pictures if they are as large as this together: they are in memory at once."""
 
 _METHOD, _RESULT = "Method", "Results"
 
@@ -146,18 +140,25 @@ class _Job:
         left_out: int,
     ) -> None:
         """Explains the pictures; those that cannot be read or run are kept for the end."""
-        try:
-            self.explainer.preset_for(self._readable(paths))
-        except PresetError:
-            if self._any_readable(paths):
-                raise
+        from onnxcam.image import Picture
+        from onnxcam.many import some_read
+
+        explainer = self.explainer
+        if explainer.preset is None:
+            read = some_read(paths, explainer.max_pixels)
+            if seen := [one for one in read if isinstance(one, Picture)]:
+                explainer.preset_for(seen)
         self._headline(left_out)
         asked = [self.target] if isinstance(self.target, str) else list(self.target.values())
         target = asked if len(asked) > 1 else next(iter(asked), None)
+        # One by one: on the CPU larger batches gain little, and results come as they are made.
+        items = explainer.explain_many(paths, target, bar, batch=1)
         for number, (path, place) in enumerate(zip(paths, places, strict=True)):
             bar.start(number, path.name)
             try:
-                found = self.explainer.explain(path, target, bar)
+                found = next(items)
+                if isinstance(found, OnnxcamError):
+                    raise found
                 written = self._write(found, place)
             except (PictureError, PresetError, RuntimeFailure) as error:
                 self.failed.append((path, error))
@@ -165,23 +166,6 @@ class _Job:
                 continue
             bar.clear()
             self._tell(path, found, written)
-
-    def _readable(self, paths: Sequence[Path]) -> Iterator[Picture]:
-        from onnxcam.image import read_picture
-
-        count = pixels = 0
-        for path in paths:
-            if count == FOR_THE_PRESET or pixels > ENOUGH_PIXELS:
-                return
-            try:
-                picture = read_picture(path, max_pixels=self.explainer.max_pixels)
-            except PictureError:
-                continue
-            count, pixels = count + 1, pixels + picture.width * picture.height
-            yield picture
-
-    def _any_readable(self, paths: Sequence[Path]) -> bool:
-        return next(self._readable(paths), None) is not None
 
     def _headline(self, left_out: int) -> None:
         if self._silent:

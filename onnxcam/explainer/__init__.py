@@ -5,12 +5,11 @@ from __future__ import annotations
 from onnxcam.explainer.bench import TARGET
 from onnxcam.explainer.plan import Plan, Stage
 from onnxcam.explainer.program import Form, Program, compile_program
-from onnxcam.explainer.recipe import Asked, Recipe, each_asked, recipe
+from onnxcam.explainer.recipe import Recipe, recipe
 from onnxcam.explainer.ways import availability
 
 __all__ = [
     "TARGET",
-    "Asked",
     "Form",
     "Plan",
     "Program",
@@ -18,6 +17,5 @@ __all__ = [
     "Stage",
     "availability",
     "compile_program",
-    "each_asked",
     "recipe",
 ]

@@ -51,3 +51,9 @@ class Plan:
     def items(self) -> int:
         """How many items the bodies run over, all together."""
         return sum(stage.stack.items.count for stage in self.bodies if stage.stack is not None)
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes all stages have together."""
+        stages = (self.first, *self.bodies, *([self.finish] if self.finish else []))
+        return sum(len(stage.model.proto.graph.node) for stage in stages)

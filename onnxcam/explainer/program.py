@@ -7,9 +7,10 @@ switched-off units that would pass the memory budget) is a stack: the graph is t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -36,6 +37,19 @@ Find: TypeAlias = "Callable[[Program, bool], Plan]"
 
 SCORES, CHOSEN = "onnxcam/scores", "onnxcam/chosen"
 RESULTS = ("raw", "map", "weights", "gap")
+
+_BUILDING = threading.RLock()  # one for all: Python builds graphs one at a time anyway
+T = TypeVar("T")
+
+
+class once(cached_property[T]):
+    """A cached property that is computed once, however many threads ask."""
+
+    if not TYPE_CHECKING:  # for type checkers it is what it is made of
+
+        def __get__(self, instance: object, owner: type[Any] | None = None) -> Any:
+            with _BUILDING:
+                return super().__get__(instance, owner)
 
 
 class Form:
@@ -67,20 +81,20 @@ class Form:
         self._graph = b.e.graph.toposort()
         self.stacks, self.notes, self.views = b.stacks, b.notes, b.e.views
 
-    @cached_property
+    @once
     def whole(self) -> Model:
         """One model: image, target → outputs."""
         return extract(
             self._graph, [*self._inputs, *self._items], self.outputs, self.classifier.model
         )
 
-    @cached_property
+    @once
     def bytes(self) -> int:
         """Memory that one image takes in the whole, stacks left out, about."""
         inside = set().union(*map(self._behind, self._items)) if self.stacks else set()
         return peak_bytes(self.whole, _made(self.whole) - inside, self._shapes)
 
-    @cached_property
+    @once
     def trunk(self) -> Stage:
         """What comes before the stacks: image, target → what they need, and outputs."""
         late = self._late
@@ -91,7 +105,7 @@ class Form:
         wanted = [n for n in wanted if n not in self._inputs]
         return Stage(extract(self._graph, self._inputs, wanted, self.classifier.model))
 
-    @cached_property
+    @once
     def bodies(self) -> list[Stage]:
         """The stacks: what a body needs, items → result."""
         found = []
@@ -102,7 +116,7 @@ class Form:
             found.append(Stage(model, stack, peak_bytes(self.whole, inside, self._shapes)))
         return found
 
-    @cached_property
+    @once
     def finish(self) -> Stage | None:
         """What comes behind the stacks: results … → outputs."""
         late = [n for n in self.outputs if n in self._late]
@@ -111,7 +125,7 @@ class Form:
         given = [*self._into_finish, *(s.result for s in self.stacks)]
         return Stage(extract(self._graph, given, late, self.classifier.model))
 
-    @cached_property
+    @once
     def plan(self) -> Plan:
         """What is run: the whole, or the stages where there are stacks."""
         return Plan(
@@ -125,7 +139,7 @@ class Form:
             notes=tuple(self.notes),
         )
 
-    @cached_property
+    @once
     def _shapes(self) -> dict[str, Shape]:
         """What the loader found out about the model's own tensors, for one image."""
         every = self._graph.tensors().items()
@@ -145,14 +159,14 @@ class Form:
     def _inside(self, stack: Stack) -> set[str]:
         return (self._behind(stack.name) - self._behind(stack.result)) | {stack.result}
 
-    @cached_property
+    @once
     def _late(self) -> set[str]:
         return set().union(*(self._behind(s.result) for s in self.stacks))
 
     def _into(self, stack: Stack) -> list[str]:
         return _borders(self._graph, self._inside(stack), {stack.name}, stack.result)
 
-    @cached_property
+    @once
     def _into_finish(self) -> list[str]:
         results = {s.result for s in self.stacks}
         made = [n for n in self.outputs if n in self._late]
@@ -196,17 +210,18 @@ class Program:
 
     def plan(self, blocks: bool = False) -> Plan:
         """What is run of a form."""
-        if blocks not in self._plans:
-            made = self.find(self, blocks) if self.find else self.form(blocks).plan
-            self._plans.setdefault(blocks, made)
-        return self._plans[blocks]
+        with _BUILDING:
+            if blocks not in self._plans:
+                made = self.find(self, blocks) if self.find else self.form(blocks).plan
+                self._plans[blocks] = made
+            return self._plans[blocks]
 
-    @cached_property
+    @once
     def inline(self) -> Form:
         """Switched-off units all in one run."""
         return Form(self.classifier, self.recipes, blocks=False)
 
-    @cached_property
+    @once
     def blocked(self) -> Form:
         """Switched-off units block by block."""
         return Form(self.classifier, self.recipes, blocks=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from onnxcam.errors import OptionError
 from onnxcam.graph.feature import FeatureMap
@@ -14,8 +14,6 @@ from onnxcam.methods import Method, method_named
 SCORES = ("logit", "probability")
 ABLATIONS = ("exact", "literal")
 SMOOTHS = ("none", "pca")
-Asked: TypeAlias = tuple[str, str | int | None, tuple[tuple[str, Any], ...]]
-"""A method, a feature map, and the options of the method."""
 
 
 @dataclass(frozen=True)
@@ -101,31 +99,3 @@ def recipe(
     settings = tuple(row.settings(options or {}).items())
     chosen = None if units is None else tuple(int(u) for u in units)
     return Recipe(row, found, score, targets, ablation, chosen, patches_only, smooth, settings)
-
-
-def each_asked(
-    methods: Sequence[str], layers: Sequence[str | int | None], options: Mapping[str, Any]
-) -> list[Asked]:
-    """Every method at every layer (where it works on one), with those of `options` that it has.
-
-    Raises:
-        OptionError: no method, one that does not exist, layers for methods that work on pixels, or
-            an option that none of the methods has.
-    """
-    rows = [method_named(name) for name in methods]
-    if not rows:
-        raise OptionError("no method was named; give at least one")
-    if any(layer is not None for layer in layers) and not any(row.on_layer for row in rows):
-        raise OptionError(
-            f"layers were given, but {', '.join(r.name for r in rows)} "
-            f"work{'s' if len(rows) == 1 else ''} on pixels, not on a feature map"
-        )
-    for key in options:
-        if not any(key in row.options for row in rows):
-            raise OptionError(f"none of {', '.join(r.name for r in rows)} has an option {key!r}")
-    asked: list[Asked] = []
-    for row in rows:
-        own = tuple(sorted((k, v) for k, v in options.items() if k in row.options))
-        for layer in layers if row.on_layer else (None,):
-            asked.append((row.name, layer, own))
-    return list(dict.fromkeys(asked))
