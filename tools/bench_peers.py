@@ -124,32 +124,45 @@ def worked(command: Sequence[Any], given: argparse.Namespace) -> dict[str, Any]:
 
 
 def rows(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One row after the other; those of peers that fail have "failed"."""
+    """One row after the other; those of libraries that fail have "failed".
+
+    Raises:
+        Failed: the models cannot be made.
+    """
     pythons = interpreters(given, ["models", *given.library])
     maker = pythons.pop("models")
     if isinstance(maker, str):
         raise Failed(f"the environment that makes the models {maker}")
-    sizes = {n: install_size(p) for n, p in pythons.items() if isinstance(p, Path)}
+    able = {name: python for name, python in pythons.items() if isinstance(python, Path)}
     for name, python in pythons.items():
-        if isinstance(python, str):
+        if name not in able:
             yield {"model": "", "method": "", "library": name, "failed": python}
     for model in given.model:
         made = worked([maker, WORK, "make", model, given.work / "models"], given)
-        job = {**made, **{n: getattr(given, n) for n in ("threads", "masks", "repeats", "seconds")}}
-        for method in given.method:
-            ours: dict[str, Any] = {}
-            for name, size in sizes.items():
-                if method not in PEERS[name].methods:
-                    continue
-                about = {"model": model, "method": method, "library": name, "install": size}
-                one = json.dumps({**job, "method": method})
-                try:
-                    row = {**about, **worked([pythons[name], WORK, name, one], given)}
-                except Failed as failure:
-                    yield {**about, "failed": str(failure)}
-                    continue
-                ours = row if name == OURS else ours
-                yield {**row, **compared(row, ours)}
+        yield from measured(made, able, given)
+
+
+def measured(
+    made: Mapping[str, Any], pythons: Mapping[str, Path], given: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """The rows of one model: method after method, and of each method all libraries that have it."""
+    sizes = {name: install_size(python) for name, python in pythons.items()}
+    job = {**made, **{n: getattr(given, n) for n in ("threads", "masks", "repeats", "seconds")}}
+    for method in given.method:
+        ours: dict[str, Any] = {}
+        one = json.dumps({**job, "method": method})
+        for name, python in pythons.items():
+            if method not in PEERS[name].methods:
+                continue
+            row = {"model": made["model"], "method": method, "library": name}
+            row["install"] = sizes[name]
+            try:
+                row |= worked([python, WORK, name, one], given)
+            except Failed as failure:
+                yield {**row, "failed": str(failure)}
+                continue
+            ours = row if name == OURS else ours
+            yield {**row, **compared(row, ours)}
 
 
 def compared(row: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, float | None]:
