@@ -89,9 +89,10 @@ def interpreters(given: argparse.Namespace, libraries: Sequence[str]) -> dict[st
             continue
         needs, bare = MAKER if name == "models" else (PEERS[name].needs, PEERS[name].bare)
         try:
-            found[name] = environment(given.work / "env" / name, needs, bare)
+            python = environment(given.work / "env" / name, needs, bare)
             if name == OURS:  # as it is now
-                pip(found[name], "--no-deps", "--force-reinstall", str(ROOT))
+                pip(python, "--no-deps", "--force-reinstall", str(ROOT))
+            found[name] = python
         except subprocess.CalledProcessError as error:
             lines = (error.stderr or str(error)).strip().splitlines()
             found[name] = f"could not be installed: {lines[-1] if lines else error}"
@@ -159,7 +160,7 @@ def measured(
             try:
                 row |= worked([python, WORK, name, one], given)
             except Failed as failure:
-                yield {**row, "failed": str(failure)}
+                yield {**row, "failed": f"failed: {failure}"}
                 continue
             ours = row if name == OURS else ours
             yield {**row, **compared(row, ours)}
@@ -222,7 +223,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--library", nargs="+", choices=PEERS, default=[*PEERS], help="default: all")
     add("--method", nargs="+", choices=METHODS, default=[*METHODS], help="default: all")
-    add("--model", nargs="+", default=[*MODELS], metavar="NAME", help=f"default: {MODELS}")
+    add("--model", nargs="*", default=[*MODELS], metavar="NAME", help=f"default: {MODELS}")
     add("--masks", type=int, default=256, help="of RISE (default: %(default)s)")
     add("--threads", type=int, default=1, help="default: %(default)s")
     add("--repeats", type=int, default=15, help="at most so many runs (default: %(default)s)")
