@@ -237,6 +237,7 @@ def onnxcam(job: Job) -> Ready:
     options: dict[str, dict[str, Any]] = {
         "rise": {"masks": job["masks"], "cells": CELLS, "keep": KEEP},
         "occlusion": {"window": WINDOW, "stride": STRIDE},
+        "recipro-cam": {"kernel": "single"},  # as OpenVINO XAI has it
     }
     method, x = job["method"], picture(job)
     explainer = onnxcam.Explainer(
