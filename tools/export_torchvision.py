@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what a model's maker must be told
     "inception_v3": {"aux_logits": False, "init_weights": False},
 }
 SIZES = {"inception_v3": 299}
+NEEDS = ("torch", "torchvision", "onnx")
 INLINE_BYTES = 1_900_000_000  # beyond it weights go into a file beside the graph
 INSTALL = (
     "pip install -e '.[export]', and pip install --no-deps torchvision; "
@@ -36,13 +37,13 @@ class Missing(ImportError):
     """What exporting needs is not installed; the message says what to do."""
 
 
-def load_torchvision() -> tuple[Any, Any]:
-    """The modules torch and torchvision.models.
+def load_torchvision(needs: Sequence[str] = NEEDS) -> tuple[Any, Any]:
+    """The modules torch and torchvision.models, once the packages `needs` are seen.
 
     Raises:
         Missing: one of them is not installed.
     """
-    for name in ("torch", "torchvision", "onnx"):
+    for name in needs:
         if importlib.util.find_spec(name) is None:
             raise Missing(f"exporting needs {name}, which is not installed: {INSTALL}")
     import torch
@@ -139,22 +140,33 @@ def export(
         Missing: torch or torchvision is not installed.
         ValueError: torchvision has no classifier of that name.
     """
-    torch, models = load_torchvision()
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ValueError(f"torchvision has no classifier {name!r}; it has {', '.join(known)}")
     if exporter == "dynamo" and importlib.util.find_spec("onnxscript") is None:
         raise Missing(f"the dynamo exporter needs onnxscript, which is not installed: {INSTALL}")
-    torch.manual_seed(seed)
-    side = size or SIZES.get(name, 224)
-    net = models.get_model(name, weights=None, **OPTIONS.get(name, {})).eval()
-    calibrate(torch, net, images(torch, 8, side))
+    torch, net, side = drawn(name, seed, size)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (f"{name}.dynamo.onnx" if exporter == "dynamo" else f"{name}.onnx")
     # Two pictures: a batch of one would be taken for a constant by the dynamo exporter.
     sample = images(torch, 2 if batch == "free" else int(batch), side)
     write_onnx(torch, net, sample, path, opset, exporter, batch == "free")
     return path
+
+
+def drawn(name: str, seed: int = 0, size: int | None = None) -> tuple[Any, Any, int]:
+    """The module torch, a classifier with the weights of its export, the side of its pictures.
+
+    Raises:
+        Missing: torch or torchvision is not installed.
+        ValueError: torchvision has no classifier of that name.
+    """
+    torch, models = load_torchvision()
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"torchvision has no classifier {name!r}; it has {', '.join(known)}")
+    torch.manual_seed(seed)
+    side = size or SIZES.get(name, 224)
+    net = models.get_model(name, weights=None, **OPTIONS.get(name, {})).eval()
+    calibrate(torch, net, images(torch, 8, side))
+    return torch, net, side
 
 
 def write_onnx(

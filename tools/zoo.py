@@ -90,18 +90,40 @@ def python_of(family: str, given: argparse.Namespace) -> Path:
     if family in named:
         return Path(named[family])
     maker, needs, bare = MAKERS[family]
-    folder = given.work / "env" / maker.removeprefix("zoo_")
-    python: Path = folder / "bin" / "python"
+    return environment(given.work / "env" / maker.removeprefix("zoo_"), needs, bare)
+
+
+def environment(folder: Path, needs: Sequence[str], bare: Sequence[str] = ()) -> Path:
+    """The interpreter of an environment of its own, made if it is not there.
+
+    Args:
+        folder: where it is.
+        needs: what pip installs.
+        bare: what it then installs without dependencies.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed; "stderr" tells why.
+    """
+    python = folder / "bin" / "python"
     if not (folder / "ready").is_file():
-        print(f"{family}: making its environment in {folder}", flush=True)
+        print(f"making an environment in {folder}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *needs], check=True)
-        if bare:
-            subprocess.run([*pip, "--no-deps", *bare], check=True)
+        for asked_for, options in ((needs, ()), (bare, ("--no-deps",))):
+            if asked_for:
+                pip(python, *options, *asked_for)
         (folder / "ready").touch()
     return python
+
+
+def pip(python: Path, *arguments: str) -> None:
+    """Installs something into an environment.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed; "stderr" tells why.
+    """
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
 
 
 def groups(family: str, python: Path) -> list[Row]:
