@@ -85,8 +85,6 @@ class Browser:
                 ".wasm": "application/wasm",
             }
 
-            wbufsize = -1  # headers and body at once
-
             def log_message(self, *_: Any) -> None:
                 """Says nothing."""
 
@@ -115,11 +113,11 @@ class Browser:
 
             def _say(self, text: str, kind: str) -> None:
                 data = text.encode()
-                self.send_response(200)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
                 with contextlib.suppress(ConnectionError):  # a browser that was ended meanwhile
+                    self.send_response(200)
+                    self.send_header("Content-Type", kind)
+                    self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
                     self.wfile.write(data)
 
         return Handler

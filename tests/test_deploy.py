@@ -125,7 +125,9 @@ def same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
 def test_beside_the_library(title: str, case: Case) -> None:
     names: dict[str, Any] = {}
     exec(compile(recipe(title, "python"), "deploy.md", "exec"), names)
-    same(names["explain"](case.folder / "explainer.onnx", case.image, case.target), case.wanted)
+    same(
+        names["explain"](str(case.folder / "explainer.onnx"), case.image, case.target), case.wanted
+    )
 
 
 def in_python(module: str, code: str, case: Case) -> dict[str, np.ndarray]:
