@@ -8,7 +8,7 @@ const HEAT = [[0, 0, 8], [70, 12, 98], [165, 40, 92], [232, 96, 40], [250, 176, 
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
-let explainer, photo, shown;
+let explainer, file, photo, shown;
 let queue = Promise.resolve(); // one run at a time
 
 /** Runs `work` after what is already under way; what goes wrong is said in one line. */
@@ -30,7 +30,8 @@ function enqueue(work) {
 }
 
 async function use(bytes, name) {
-  explainer = await load(new Uint8Array(bytes), query.get("backend") ?? "");
+  file = new Uint8Array(bytes);
+  explainer = await load(file, query.get("backend") ?? "");
   const { facts, preset } = explainer;
   $("model").textContent = `${name}: ${facts["onnxcam.method"]}` +
     (facts["onnxcam.layer"] ? ` at ${facts["onnxcam.layer"]}` : "") +
@@ -72,7 +73,11 @@ async function run(target = -1) {
   const given = explainer.session.inputNames.includes("target");
   if (!shown || given) {
     const start = performance.now();
-    shown = await explain(explainer, photo, target);
+    shown = await explain(explainer, photo, target).catch(async (error) => {
+      if (explainer.backend !== "WebGPU") throw error;
+      explainer = await load(file, "wasm"); // operators that WebGPU has not, such as places of a MaxPool
+      return explain(explainer, photo, target);
+    });
     $("facts").textContent = `${Math.round(performance.now() - start)} ms on ${explainer.backend}`;
   }
   const which = given || target < 0 ? 0 : shown.classes.indexOf(target);
