@@ -32,6 +32,7 @@ from onnxcam.graph.emit import Emitter
 from onnxcam.image import read_picture
 from onnxcam.methods import METHODS
 from onnxcam.perturb import items, stacks
+from onnxcam.perturb.scaling import _scale
 
 FEW: dict[str, dict[str, Any]] = {
     "rise": {"masks": 12, "cells": 3},
@@ -156,6 +157,48 @@ def test_weights_stand_in_the_file_once(shared_data: Path) -> None:
 def test_a_dense_head_is_not_doubled() -> None:
     made = exported(DEMO / "demo_vgg.onnx")
     assert sum(w.nbytes for w in made.model.weights.values()) <= made.source.file_bytes
+
+
+def test_a_square_weight_is_read_in_one_order() -> None:
+    """What OpenVINO mixes up does not come up: not in products, nor in those of a loop."""
+    w = {"w": weight(4, 3, 3, 3), "v": weight(4, 6, seed=2), "s": weight(6, 6, seed=3)}
+    w |= {"u": weight(6, 5, seed=4)}
+    body = (
+        "p = Conv(x, w) a = Relu(p) g = GlobalAveragePool(a) f = Flatten(g) h0 = MatMul(f, v)"
+        " h1 = Relu(h0) h2 = {} h3 = Relu(h2) y = MatMul(h3, u)"
+    )
+    x, target = images(2, 3, 8, 8), np.array([1, 3])
+    for product in ("MatMul(h1, s)", "Gemm <transB = 1> (h1, s)", "Gemm (h1, s)"):
+        model = models.model(body.format(product), w, "float[N,3,8,8] x", "float[N,5] y")
+        for method, few in (("saliency", {}), ("integrated-gradients", {"steps": 3})):
+            file = exported(model, method, **few).model.complete()
+            assert len(read_in(file.graph, {"s": ("s", 0)})) == 1, (product, method)
+            found = run(file, {"x": x, "target": target})["map"]
+            near(found, onnxcam.Explainer(model, method, **few)(x, target).map)
+
+
+def read_in(graph: onnx.GraphProto, views: dict[str, tuple[str, int]]) -> set[int]:
+    """The orders, 0 or 1, in which products read a weight: it itself, or it transposed."""
+    orders = set()
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in views:
+            views[node.output[0]] = "s", 1 - views[node.input[0]][1]
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in views:
+            turned = sum(a.i for a in node.attribute if a.name == "transB")
+            orders.add(views[node.input[1]][1] ^ turned)
+        for attribute in node.attribute:
+            orders |= read_in(attribute.g, views)
+    return orders
+
+
+def test_scales_give_whole_sizes() -> None:
+    """Rounded down, in float32 as in float64; and no larger than need be."""
+    for source in range(1, 65):
+        for target in (*range(1, 65), 96, 224, 227, 299, 384, 512):
+            scale = _scale(source, target)
+            for kind in (np.float32, np.float64):
+                assert int(kind(source) * kind(scale)) == target
+            assert float(np.nextafter(scale, np.float32(0))) * source < target
 
 
 def test_the_real_thing(shared_data: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcam.errors import ModelError, OptionError
+from onnxcam.explainer.apart import told_apart
 from onnxcam.explainer.bench import TARGET
 from onnxcam.explainer.loops import in_one
 from onnxcam.explainer.program import CHOSEN, Form, Program
@@ -71,7 +72,7 @@ def explainer_model(program: Program, own: Sequence[str], ends: Ends, memory: in
     shown = tensors["onnxcam/0/map"]
     given = {"map": (shown, grid), "class": (tensors[CHOSEN], ())}
     if ends.heatmap:
-        given["heatmap"] = _heat(e, shown, size, form.fine[0]), size
+        given["heatmap"] = _heat(e, shown, grid, size, form.fine[0]), size
     if ends.weights:
         if what.layer is None or "onnxcam/0/weights" not in tensors:
             raise OptionError(f"{what.method.name} gives no weights of units: leave out --weights")
@@ -90,7 +91,7 @@ def explainer_model(program: Program, own: Sequence[str], ends: Ends, memory: in
     model = to_model(graph, classifier.model)
     # "N" in a shape stands for copies of images, too, and runtimes take one name for one size.
     del model.proto.graph.value_info[:]
-    return model
+    return told_apart(model)
 
 
 def _free_names(e: Emitter, names: Sequence[str]) -> None:
@@ -123,7 +124,9 @@ def _ask(e: Emitter, asked: gs.Variable, image: gs.Tensor, rows: str | int, ends
     made.inputs[0].outputs = [asked]
 
 
-def _heat(e: Emitter, shown: gs.Tensor, size: tuple[int, int], fine: bool) -> gs.Tensor:
+def _heat(
+    e: Emitter, shown: gs.Tensor, grid: tuple[int, int], size: tuple[int, int], fine: bool
+) -> gs.Tensor:
     """Maps (N, M, h, w) over their largest values, in the size of the image."""
     if fine:  # as `explain` draws: from a high percentile on all values look the same
         area = size[0] * size[1]
@@ -136,6 +139,6 @@ def _heat(e: Emitter, shown: gs.Tensor, size: tuple[int, int], fine: bool) -> gs
         most = e.Add(low, e.Mul(e.Sub(high, low), share))
         most = e.Where(e.Greater(most, 0.0), most, e.axes("ReduceMax", flat, [2], keepdims=1))
         shown = e.Min(shown, e.axes("Unsqueeze", most, [3]))
-    large = resized(e, shown, size)
+    large = resized(e, shown, grid, size)
     most = e.axes("ReduceMax", large, [2, 3], keepdims=1)
     return e.Div(large, e.Where(e.Greater(most, 0.0), most, 1.0))

@@ -123,8 +123,12 @@ def _loop(
         name("items"): items.make(0, items.count).reshape(turns, size, *items.shape),
         name("turns"): np.array(turns, np.int64),
         name("go"): np.array(True),
+        name("shape"): np.array([size, *items.shape], np.int64),
     }
-    body = [_node("Gather", [name("items"), name("turn")], stack.name, axis=0)]
+    body = [  # OpenCV counts turns in a vector: what it gathers has an axis too many
+        _node("Gather", [name("items"), name("turn")], name("gathered"), axis=0),
+        _node("Reshape", [name("gathered"), name("shape")], stack.name),
+    ]
     for node in stage.model.proto.graph.node:
         body.append(NodeProto())
         body[-1].CopyFrom(node)  # a name may stand but once, in the body and outside together

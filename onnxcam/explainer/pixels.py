@@ -136,7 +136,10 @@ def noisy(b: Bench, what: Recipe) -> T:
 
 
 def terms(b: Bench, what: Recipe) -> list[T]:
-    """Gradient × bias of every convolution and batch norm with a grid: (N, M, channels, h, w)."""
+    """Gradient × bias of every convolution and batch norm with a grid, the shapes noted.
+
+    Each is (N, M, channels, h, w).
+    """
     way = path_nodes(b.e.graph, b.image.name, b.asked.name)
     found = [(n.outputs[0], bias) for n in way if (bias := _bias(b, n)) is not None]
 
@@ -146,6 +149,7 @@ def terms(b: Bench, what: Recipe) -> list[T]:
         for i, (t, bias) in enumerate(found):
             column = b.e.Reshape(b.e.cast(bias, np.float32), [1, 1, -1, 1, 1])
             terms.append(b.e.Mul(b.by_class([g[i] for g in by_class], t), column))
+            terms[-1].shape = ["N", b.targets, *t.shape[1:]]
         return terms
 
     return b.once("terms", make)

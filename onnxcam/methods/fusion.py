@@ -28,10 +28,11 @@ def guided(row: Method) -> Method:
 
 def _times_guided(row: Method) -> Emit:
     def emit(e: Emitter, needs: Needs, rectifiers: str = "relu", **settings: Any) -> Result:
-        assert needs.guided is not None
+        assert needs.guided is not None and needs.feature is not None
         coarse = row.emit(e, needs, **settings)
         shown = e.Relu(coarse.raw) if coarse.map is None else coarse.map
-        fine = e.axes("Unsqueeze", resized(e, shown, needs.guided.shape[3:]), [2])
+        large = resized(e, shown, needs.feature.shape[2:], needs.guided.shape[3:])
+        fine = e.axes("Unsqueeze", large, [2])
         return largest(e, e.Mul(needs.guided, fine))._replace(weights=coarse.weights)
 
     emit.__doc__ = f"""Multiplies Guided Backpropagation with the map of {row.title}.

@@ -155,5 +155,5 @@ def fullgrad(e: Emitter, needs: Needs) -> Result:
     for term in needs.terms:  # (N, M, channels, h, w)
         each = min_max(e, e.Abs(term), [3, 4])
         summed = e.axes("ReduceSum", each, [2], keepdims=0)
-        total = e.Add(total, resized(e, summed, size))
+        total = e.Add(total, resized(e, summed, term.shape[3:], size))
     return Result(raw, map=total, by_channel=True)

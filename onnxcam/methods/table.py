@@ -151,7 +151,7 @@ class Needs:
         path: image − baseline, times the mean of ∂y/∂image on the way, (N, M, C, H, W).
         gain: y − y(baseline), (N, M).
         noisy: the mean of ∂y/∂image over noisy copies, or of its square.
-        terms: the terms of the full gradient: gradient times bias of every layer.
+        terms: the terms of the full gradient: gradient times bias of every layer, shapes noted.
         occluded: y − y of the image without one window after the other, (N, M, windows).
         sampled: Σ score · mask over random masks, (N, M, H, W).
         coverage: which window covers which rows and columns, matrices (windows, H), (windows, W).

@@ -72,10 +72,13 @@ def random_masks(e: Emitter, packed: T, size: tuple[int, int], cells: int) -> T:
 
 
 def unit_masks(e: Emitter, feature: T, units: T, size: tuple[int, int]) -> T:
-    """Each unit brought to the image's size and to 0 … 1, 0 if constant: (B, N, H, W)."""
+    """Each unit brought to the image's size and to 0 … 1, 0 if constant: (B, N, H, W).
+
+    The shape of `feature`, (N, K, h, w), is noted.
+    """
     chosen = e.Transpose(e.Gather(feature, units, axis=1), perm=[1, 0, 2, 3])
     # In this order: it is the extremes of the large one that count.
-    return min_max(e, resized(e, chosen, size), [2, 3])
+    return min_max(e, resized(e, chosen, feature.shape[2:], size), [2, 3])
 
 
 def placed(e: Emitter, feature: T, layer: FeatureMap, places: T, kernel: str) -> T:
