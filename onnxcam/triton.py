@@ -113,7 +113,7 @@ def manifest(name: str, uri: str) -> str:
     if not re.match(r"[a-z][a-z0-9+.-]*://.", uri):
         raise OptionError(
             f"{uri!r} is no address that a cluster can load from; write it with its scheme, as in "
-            "s3://bucket/repository or pvc://claim/repository"
+            "s3://bucket/models or pvc://claim/repository"
         )
     service = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63] or "explainer"
     return f"""apiVersion: serving.kserve.io/v1beta1

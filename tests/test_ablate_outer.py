@@ -522,7 +522,7 @@ EIGHT_BITS: dict[str, Any] = {
     **{"s8": number(0.02), "z8": np.array(0, np.int8)},
     "w8": (100 * weight(F, F, seed=39)).astype(np.int8),
 }
-# From the tokens `t` to `z`: which tensors the picks end up cutting.
+# From the tokens `t` to `z`: which tensors the picks end up cutting; cuts of weights are folded away.
 PICKS: dict[str, tuple[str, set[str], dict[str, Any]]] = {
     "linear and bent": ("r = Gelu(o) z = Gather <axis = 1> (r, first)", {"t"}, {}),
     "the last": ("r = Tanh(o) z = Gather <axis = 1> (r, last)", {"t"}, {}),
@@ -566,7 +566,7 @@ PICKS: dict[str, tuple[str, set[str], dict[str, Any]]] = {
     ),
     "a constant of each row": (
         "r = MatMul(c, o) q = Relu(r) z = Gather <axis = 1> (q, fourth)",
-        {"c"},
+        set(),
         {"c": weight(1, T, T, seed=33)},
     ),
     "attention": ("r = MatMul(b, o) q = Relu(r) z = Gather <axis = 1> (q, last)", {"t"}, {}),
@@ -593,7 +593,7 @@ PICKS: dict[str, tuple[str, set[str], dict[str, Any]]] = {
     ),
     "other operands": (
         "r = Add(o, c) q = Mul(r, h) e = Sub(u, q) w = Pow(e, g) z = Gather <axis = 1> (w, fourth)",
-        {"t", "u", "c", "h"},
+        {"t", "u"},
         {"c": weight(T, F, seed=34), "h": weight(T, 1, seed=35), "g": number(2)},
     ),
     "a choice": (
@@ -632,7 +632,7 @@ PICKS: dict[str, tuple[str, set[str], dict[str, Any]]] = {
     ),
     "one of several maps": (
         "h = Unsqueeze(t, i1) r = MatMul(h, c) q = Relu(r) z = Gather <axis = 1> (q, first)",
-        {"c"},
+        set(),
         {"c": weight(3, K, 4, seed=37)},
     ),
     "to integers and back": (

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 import onnxcam
 from models import close, images, tiny
-from onnxcam import Explainer, core, engine
+from onnxcam import Explainer, engine
+from onnxcam.cache import keep
 from onnxcam.core import MOST_PROGRAMS
 from onnxcam.pool import Pool
 
@@ -102,7 +103,7 @@ def test_any_mixture_of_calls(jobs: list[Any]) -> None:
 def test_each_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: Counter[Any] = Counter()
     sessions: Counter[str] = Counter()
-    compiling, making = core.compile_program, engine.Session
+    compiling, making = keep.compile_program, engine.Session
 
     def slowly(classifier: Any, recipes: Any) -> Any:
         compiled[classifier.image.size, recipes[0].targets] += 1
@@ -114,7 +115,7 @@ def test_each_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.01)
         return making(model, *more)
 
-    monkeypatch.setattr(core, "compile_program", slowly)
+    monkeypatch.setattr(keep, "compile_program", slowly)
     monkeypatch.setattr(engine, "Session", session)
     for options in ({}, {"memory": 1}):
         counts = []

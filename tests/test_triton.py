@@ -72,7 +72,7 @@ def test_names() -> None:
 def test_the_command(tmp_path: Path) -> None:
     folder = tmp_path / "repository"
     asked = ["export", str(DEMO / "demo_vgg.onnx"), "--triton", str(folder), "--name", "My_net",
-             "--kserve", "s3://bucket/repository", "--targets", "top1", "--json"]  # fmt: skip
+             "--kserve", "s3://bucket/models", "--targets", "top1", "--json"]  # fmt: skip
     done = CliRunner().invoke(main, asked)
     assert done.exit_code == 0, done.output
     written = [Path(f) for f in json.loads(done.output)["files"]]
@@ -81,7 +81,7 @@ def test_the_command(tmp_path: Path) -> None:
     service = yaml.safe_load((tmp_path / "My_net.kserve.yaml").read_text())
     assert service["metadata"]["name"] == "my-net"
     model = service["spec"]["predictor"]["model"]
-    assert model["storageUri"] == "s3://bucket/repository"
+    assert model["storageUri"] == "s3://bucket/models"
     assert (model["runtime"], model["protocolVersion"]) == ("kserve-tritonserver", "v2")
     session = ort.InferenceSession(folder / "My_net" / "1" / "model.onnx")
     assert session.run(["map"], {"image": images(2, 3, 96, 96)})[0].shape == (2, 12, 12)

@@ -64,7 +64,7 @@ _HOW = ("score", "ablation", "units", "patches_only", "smooth")
 @options.option(
     "--kserve", metavar="URI", section=_SERVER,
     help="Also write NAME.kserve.yaml beside DIR: an InferenceService that finds the repository at "
-    "URI, such as s3://bucket/repository.",
+    "URI, such as s3://bucket/models.",
 )  # fmt: skip
 @options.labels_option
 @options.model_options
@@ -81,7 +81,7 @@ def export(model: str, out: str | None, force: bool, as_json: bool, **given: Any
       onnxcam export model.onnx explainer.onnx
       onnxcam export model.onnx explainer.onnx --targets top1 --heatmap
       onnxcam export model.onnx explainer.onnx --method grad-cam --targets top5
-      onnxcam export model.onnx --triton repository --kserve s3://bucket/repository
+      onnxcam export model.onnx --triton repository --kserve s3://bucket/models
     """
     from onnxcam.engine import MEMORY
     from onnxcam.exporting import exported

@@ -140,8 +140,9 @@ class _Push:
             if result is None:
                 i = self.index
                 result = self.e.Slice(t, [i], [i + 1], [axis])
-            result.dtype = t.dtype
-            result.shape = [1 if a == axis else n for a, n in enumerate(t.shape)]
+            if not isinstance(result, gs.Constant):  # a cut of weights is folded, and knows its own
+                result.dtype = t.dtype
+                result.shape = [1 if a == axis else n for a, n in enumerate(t.shape)]
             self.done[key] = result
         return self.done[key]
 
