@@ -522,7 +522,7 @@ EIGHT_BITS: dict[str, Any] = {
     **{"s8": number(0.02), "z8": np.array(0, np.int8)},
     "w8": (100 * weight(F, F, seed=39)).astype(np.int8),
 }
-# From the tokens `t` to `z`: which tensors the picks end up cutting; cuts of weights are folded away.
+# From `t`, the tokens, to `z`: what the picks end up cutting (cuts of weights are folded away).
 PICKS: dict[str, tuple[str, set[str], dict[str, Any]]] = {
     "linear and bent": ("r = Gelu(o) z = Gather <axis = 1> (r, first)", {"t"}, {}),
     "the last": ("r = Tanh(o) z = Gather <axis = 1> (r, last)", {"t"}, {}),
