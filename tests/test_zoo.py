@@ -55,7 +55,8 @@ def test_an_export_of_torchvision(export: str, tmp_path: Path) -> None:
 
 
 ROW: dict[str, Any] = {
-    "family": "timm", "model": "net", "exporter": "dynamo", "opset": 23, "expert_layer": "last",
+    "family": "timm", "model": "net", "exporter": "dynamo", "opset": 23, "date": "2026-11-02",
+    "expert_layer": "last",
     "failed": {}, "right": True, "split": 1e-7, "ablation": 1e-6, "gradcam": 1e-6,
     "gradient": 1e-6, "layer": {"tensor": "t", "units": 8, "grid": [7, 7]}, "expert": [8, 7, 7],
     "origin": "PyTorch", "methods": {"grad-cam": None, "cam": "two linear layers"},
@@ -92,12 +93,13 @@ def test_what_is_wrong_with_a_row(change: dict[str, Any], said: str) -> None:
 def test_the_page_counts() -> None:
     rows = [
         ROW,
-        {**ROW, "model": "other", "right": False},
+        {**ROW, "model": "other", "right": False, "date": "2026-10-09"},
         {**ROW, "opset": 17, "gradient": 1.0, "slope64": 1.0},
     ]
-    unmade = {name: ROW[name] for name in ("family", "model", "exporter", "expert_layer")}
+    unmade = {name: ROW[name] for name in ("family", "model", "exporter", "expert_layer", "date")}
     page = zoo_table.page([*rows, {**unmade, "opset": 11, "export_error": "a | b"}])
-    assert "| timm | 2 | 3 of 4 | 3 of 3 | 2 of 3 | 3 of 3 | 2 of 3 | 3 of 3 |" in page
+    counts = "2 | 3 of 4 | 3 of 3 | 2 of 3 | 3 of 3 | 2 of 3 | 3 of 3"
+    assert f"| timm | {counts} | 2026-10-09 to 2026-11-02 |" in page
     assert "- timm `other` (dynamo 23): layer t [8, 7, 7] is not the expert's" in page
     assert page.partition("## Not exported")[2].startswith("\n\n- timm `net` (dynamo 11): a / b\n")
     assert "| `t` 8×7×7 **no** |" in page and "| 1 of 2, not cam |" in page
@@ -140,6 +142,10 @@ def test_results_survive(tmp_path: Path) -> None:
     zoo.Results(path).add({**ROW, "model": "next"})
     found = zoo.Results(path).rows.values()
     assert [(row["model"], row["split"]) for row in found] == [("net", 0.5), ("next", 1e-7)]
+    later = zoo.Results(tmp_path / "later.jsonl", before=path)
+    later.add({**ROW, "model": "next", "split": 0.25})
+    assert [row["split"] for row in later.rows.values()] == [0.5, 0.25]
+    assert len(zoo.Results(tmp_path / "later.jsonl").rows) == 1
 
 
 def test_a_process_is_ended_at_its_limits() -> None:

@@ -9,7 +9,8 @@ Each framework gets an environment of its own (made once, under the work folder)
 builds one model with random weights, exports it and writes the framework's own feature map and
 gradients; then each export is checked by itself (`zoo_check.py`) where onnxcam is installed. One
 model is handled at a time, in processes that are ended if they pass the memory limit. Every result
-is appended to a file at once: a run that was interrupted goes on with what is missing.
+is appended to a file at once: a run that was interrupted goes on with what is missing. The rows
+behind the page are kept beside it, dated, as docs/zoo.jsonl.
 """
 
 from __future__ import annotations
@@ -62,21 +63,23 @@ def key(row: Row) -> tuple[str, str, str, int]:
 class Results:
     """The rows so far, in a file of one JSON object a line; the last about a thing counts."""
 
-    def __init__(self, path: Path) -> None:
-        """Reads what is there; a half-written last line is left out."""
+    def __init__(self, path: Path, before: Path | None = None) -> None:
+        """Reads what is there, after the rows of `before`; a half-written last line is left out."""
         self.path, self._lock = path, Lock()
         self.rows: dict[tuple[str, str, str, int], Row] = {}
-        for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            self.rows[key(row)] = row
+        for one in (before, path):
+            for line in one.read_text("utf-8").splitlines() if one and one.is_file() else []:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                self.rows[key(row)] = row
         if path.is_file() and not path.read_bytes().endswith(b"\n"):
             path.write_bytes(path.read_bytes() + b"\n")  # else the next row would be lost with it
 
     def add(self, row: Row) -> None:
-        """Keeps a row, on the disk before it returns."""
+        """Keeps a row with its date, on the disk before it returns."""
+        row = {"date": time.strftime("%Y-%m-%d"), **row}
         with self._lock, self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
             stream.flush()
@@ -272,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="an interpreter that has what the family needs")  # fmt: skip
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
-    results = Results(given.work / "results.jsonl")
+    results = Results(given.work / "results.jsonl", given.to.with_suffix(".jsonl"))
     if not given.table:
         work: list[tuple[Row, Path]] = []
         for family in given.family or MAKERS:
@@ -288,7 +291,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ThreadPoolExecutor(given.jobs) as pool:
             for future in [pool.submit(handle, g, p, results, given) for g, p in work]:
                 future.result()
-    given.to.write_text(zoo_table.page(list(results.rows.values())), encoding="utf-8")
+    rows = zoo_table.kept(results.rows.values())
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    given.to.with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
+    given.to.write_text(zoo_table.page(rows), encoding="utf-8")
     print(f"{given.to}: {len(results.rows)} rows")
     return 0
 

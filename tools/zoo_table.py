@@ -83,9 +83,23 @@ def line(row: Row) -> str:
     return f"{'ok  ' if good(row) else 'MISS'} {name}: {', '.join(numbers)} {remark(row)}"
 
 
-def page(rows: Sequence[Row]) -> str:
-    """The whole page: the sum of each family, every miss with its reason, and all rows."""
+def kept(rows: Iterable[Row]) -> list[Row]:
+    """The rows in order, each with what the page is made of."""
     rows = sorted(rows, key=lambda r: (r["family"], r["model"], r["exporter"], r["opset"]))
+    return [{name: row[name] for name in _KEPT if name in row} for row in rows]
+
+
+_KEPT = (
+    *("family", "model", "exporter", "opset", "date", "framework", "export_error", "failed"),
+    *("origin", "batch", "expert_layer", "expert", "layer", "right", "alike", "near", "split"),
+    *("ablation", "ablation_of_score", "gradcam", "gradcam64", "gradcam_alike", "gradient", "own"),
+    *("slope64", "double_failed", "gradient_alike", "methods", "times", "memory", "bytes", "peak"),
+)
+
+
+def page(rows: Iterable[Row]) -> str:
+    """The whole page: the sum of each family, every miss with its reason, and all rows."""
+    rows = kept(rows)
     found = [_HEAD, *_summary(rows), *_misses(rows)]
     for family, own in _by(rows, "family").items():
         found += [f"\n## {family}\n", *_lines(_ROW, own)]
@@ -97,7 +111,8 @@ _HEAD = f"""# The zoo
 Whole model zoos, exported with random weights (rescaled, so that signals neither die out nor
 explode) and explained without a hint. Made by `python tools/zoo.py`, row by row, each model in a
 process of its own that may take 8 GiB; a run that was stopped goes on where it was, and the page
-has what was run.
+has what was run. The column *run* has the days of a family's oldest and newest rows, and
+`zoo.jsonl` beside this page the day of each.
 
 - *layer*: the default feature map, and whether it is the one that an expert names (*expert's*).
   Told by its values; of a quantised variant, by no tensor in the file being more like the expert's.
@@ -152,6 +167,7 @@ _SUM: dict[str, Callable[[Family], str]] = {
     "differentiable": _share(_differentiable, lambda r: "export_error" not in r),
     "gradient equal": _share(lambda r: "gradient off" not in remark(r), _judged),
     "exporter told": _share(lambda r: bool(r["origin"]), lambda r: "origin" in r),
+    "run": lambda f: " to ".join(sorted({d(r["date"] for r in f[1]) for d in (min, max)})),
 }
 
 
