@@ -327,6 +327,25 @@ class Explainer:
         with Call(progress, timeout, cancel) as call:
             return Comparison(tuple(self._pictured(picture, target, call, asked)))
 
+    def compare_batch(
+        self,
+        images: Any,
+        methods: Sequence[str],
+        target: Target = None,
+        layers: Sequence[str | int | None] = (None,),
+        **options: Any,
+    ) -> list[Explanation]:
+        """As calling the explainer, by several methods, which share their work.
+
+        Args:
+            images, target: as for calling the explainer.
+            methods, layers, options: as for `compare`.
+        """
+        batch = fitting(self.classifier.image, images)
+        classes = self.classifier.classes
+        wanted = for_each(target, self.labels, classes, len(batch), self.opposite)
+        return self._run(batch, wanted, None, asked_of(methods, layers, options))
+
     def _pictured(
         self, picture: Any, target: Target, call: Call, asked: Sequence[Asked]
     ) -> list[PictureExplanation]:
@@ -368,6 +387,10 @@ class Explainer:
         The only unit of a head of one takes a sigmoid, too.
         """
         return self._core.probabilities(images)
+
+    def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and probabilities, (N, classes) each, of one run."""
+        return self._core.scores(images)
 
     def methods(self, layer: str | int | None = None) -> dict[str, str | None]:
         """Why each method cannot explain the model at `layer`, or None where it can.

@@ -22,7 +22,7 @@ from onnxcam.events import event
 from onnxcam.explainer import Program, Recipe, recipe
 from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
 from onnxcam.explanation import Explanation
-from onnxcam.graph import Classifier
+from onnxcam.graph import Classifier, Score, logits
 from onnxcam.many import tried
 from onnxcam.pool import Pool
 from onnxcam.runtime import Session
@@ -194,16 +194,32 @@ class Core:
 
         The only unit of a head of one takes a sigmoid, too.
         """
+        return as_probabilities(
+            self._classified(images, "plain"), self.classifier.score, self.classifier.classes
+        )
+
+    def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and probabilities, (N, classes) each, of one run; as `probabilities` has them."""
+        score, classes = self.classifier.score, self.classifier.classes
+        logits = self._classified(images, "logits")
+        if score.activation == "sigmoid":
+            classes = 1  # each unit by itself
+        return logits, as_probabilities(logits, Score(score.logit, None, None), classes)
+
+    def _classified(self, images: np.ndarray, what: str) -> np.ndarray:
+        """What the model gives for each image, (N, classes), or its logits."""
         classifier, name = self.classifier, self.classifier.image.name
         size = size_of(images, classifier.image.layout)
-        session = self._plain.get(
-            size, lambda: self.engine.session(self._cache.resized(classifier, size).model, "plain")
-        )
+
+        def made() -> Session:
+            resized = self._cache.resized(classifier, size)
+            return self.engine.session(logits(resized) if what == "logits" else resized.model, what)
+
+        session = self._plain.get((what, size), made)
         step = classifier.batch or len(images)
         filled = full_batches(images, classifier.batch)
         rows = [session.run({name: filled[i : i + step]})[0] for i in range(0, len(filled), step)]
-        out = np.concatenate(rows).reshape(len(filled), -1)[: len(images)].astype(np.float64)
-        return as_probabilities(out, classifier.score, classifier.classes)
+        return np.concatenate(rows).reshape(len(filled), -1)[: len(images)].astype(np.float64)
 
     def program(self, targets: int, size: tuple[int, int], asked: Sequence[Asked]) -> Program:
         """The program for images of a size, made once."""

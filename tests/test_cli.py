@@ -474,6 +474,13 @@ def test_options_that_messages_name_exist(root: Path) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))
+def test_no_option_stands_for_two_things(command: str) -> None:
+    one = main.commands[command]
+    spelt = [name for p in one.get_params(click.Context(one)) for name in p.opts]
+    assert len(spelt) == len(set(spelt))
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
 def test_help_has_examples_and_explains_every_option(command: str) -> None:
     text = cli(command, "--help").stdout
     assert f"Examples:\n    onnxcam {command}" in text

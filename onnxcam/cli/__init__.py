@@ -15,6 +15,7 @@ from onnxcam import __version__
 from onnxcam.cli import show
 from onnxcam.cli.compare import compare
 from onnxcam.cli.demo import demo
+from onnxcam.cli.evaluate import evaluate
 from onnxcam.cli.explain import explain
 from onnxcam.cli.export import export
 from onnxcam.cli.gradient import gradient
@@ -57,6 +58,7 @@ def main() -> None:
       onnxcam explain model.onnx dog.jpg
       onnxcam explain model.onnx photos/ --target top3 --to heat/
       onnxcam compare model.onnx dog.jpg
+      onnxcam evaluate model.onnx photos/
       onnxcam export model.onnx explainer.onnx
       onnxcam gradient model.onnx gradient.onnx
 
@@ -67,5 +69,5 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (explain, compare, inspect, methods, export, gradient, split, demo):
+for command in (explain, compare, evaluate, inspect, methods, export, gradient, split, demo):
     main.add_command(command)

@@ -103,6 +103,11 @@ class Bar:
         self._live = sys.stderr.isatty() and not quiet
         self._shown = False
         self._next = time.monotonic() + PATIENCE
+        self._began, self._before = time.monotonic(), 0
+
+    def skip(self, done: int) -> None:
+        """Says that so many pictures were done before the work began: they tell nothing of it."""
+        self._began, self._before = time.monotonic(), done
 
     def start(self, done: int, name: str) -> None:
         """Says which picture is begun and how many are done."""
@@ -120,10 +125,23 @@ class Bar:
         text = f"[{full:<{BAR}}] {share:4.0%}"
         text += f"  picture {self.done + 1} of {self.pictures}" if self.pictures > 1 else ""
         text += f"  {self.item} {done} of {every}" if every else ""
+        text += self._left(now)
         columns = shutil.get_terminal_size().columns
         self.clear()
         click.echo(f"{text}  {self.name}"[: columns - 1], err=True, nl=False)
         self._shown = True
+
+    def _left(self, now: float) -> str:
+        """What the rest of the pictures will take, once some are done."""
+        done = self.done - self._before
+        if done < 2:
+            return ""
+        each = (now - self._began) / done
+        left, rate = each * (self.pictures - self.done), f"{1 / each:.2g} a second"
+        if each > 1:
+            rate = f"{each:.2g} s each"
+        shown = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min"
+        return f"  {rate}, {shown if left < 6000 else f'{left / 3600:.1f} h'} left"
 
     def clear(self) -> None:
         """Takes the bar off the terminal, so that other lines can be printed."""

@@ -98,6 +98,15 @@ class Classifier:
         return self if size == self.image.size else load(self.source, size=size, **self.options)
 
 
+def logits(classifier: Classifier) -> Model:
+    """The model from the image to the logits: what it does with them is left out."""
+    if classifier.score.probability is None:
+        return classifier.model
+    graph = classifier.graph()
+    graph.outputs = [graph.tensors()[classifier.score.logit]]
+    return to_model(graph.cleanup(), classifier.model)
+
+
 def load(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model,
     *,

@@ -26,6 +26,7 @@ from onnxcam.image.presets import (
     load_preset,
 )
 from onnxcam.image.read import MAX_PIXELS, Picture, read_picture
+from onnxcam.image.save import jpeg
 
 __all__ = [
     "CELL",
@@ -47,6 +48,7 @@ __all__ = [
     "from_config",
     "from_metadata",
     "grid",
+    "jpeg",
     "lay_on",
     "load_preset",
     "most_seen",

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from onnxcam.errors import OutputError
@@ -52,6 +54,13 @@ def save_image(
     except (OSError, ValueError) as error:  # a format's limits: 65535 pixels a side, EXIF's 64 KiB
         raise OutputError(f"cannot save {path} as {kind}: {error}; try .png") from None
     return write_atomic(path, stream.getvalue(), force)
+
+
+def jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels (H, W, 3) as a JPEG file, small rather than fine: for pages of many pictures."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=82)
+    return stream.getvalue()
 
 
 def _facts(kind: str, facts: dict[str, str]) -> dict[str, Any]:
