@@ -381,6 +381,10 @@ class Explainer:
         """How every candidate preset would do on `pictures`, and which is chosen."""
         return self._preparation.choice(pictures)
 
+    def preset_by_labels(self, pictures: Sequence[Picture], labels: Sequence[int]) -> None:
+        """Guesses the preset, if need be, by how many of labelled pictures come out right."""
+        self._preparation.by_labels(pictures, labels)
+
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Class probabilities (N, classes): after softmax, or sigmoid where the model says so.
 

@@ -14,6 +14,9 @@ from onnxcam.feeding import given_preset
 from onnxcam.graph import Classifier
 from onnxcam.image import Choice, Picture, Preset, adapt, candidates, choose, from_metadata
 
+LEAST = 1e-6
+"""Probability below which a class counts as missed: how far it was missed tells nothing more."""
+
 
 class Preparation:
     """The preset of one classifier. Safe to use from several threads."""
@@ -64,6 +67,45 @@ class Preparation:
 
     def choice(self, pictures: Sequence[Picture]) -> Choice:
         """How every candidate preset would do on `pictures`, and which is chosen."""
+        return choose(self._candidates(), pictures, self._probabilities)
+
+    def by_labels(self, pictures: Sequence[Picture], labels: Sequence[int]) -> None:
+        """Takes the candidate that gives the pictures' own classes the most, if none is there yet.
+
+        Args:
+            pictures: at least one.
+            labels: the class of each.
+
+        Raises:
+            PresetError: no candidate gives finite probabilities.
+        """
+        with self._lock:
+            if self._found[0] is not None:
+                return
+            found = []
+            for preset in self._candidates():
+                own = [self._probabilities(preset.tensor(one))[0] for one in pictures]
+                shares = [float(p[label]) for p, label in zip(own, labels, strict=True)]
+                right = sum(int(p.argmax()) == label for p, label in zip(own, labels, strict=True))
+                if np.isfinite(shares).all():
+                    found.append((float(np.log(np.maximum(shares, LEAST)).mean()), right, preset))
+            if not found:
+                raise PresetError(
+                    "no known preset makes the model give finite probabilities; state the "
+                    "preprocessing with --preset"
+                )
+            found.sort(key=lambda row: row[0], reverse=True)
+            _, right, best = found[0]
+            self._found = (
+                best,
+                (
+                    f"nothing states the preprocessing; of {len(found)} candidates tried on "
+                    f"{len(pictures)} labelled pictures, {best.name!r} gets most right: {right}"
+                    + "".join(f", then {row[2].name!r} with {row[0]}" for row in found[1:2])
+                ),
+            )
+
+    def _candidates(self) -> list[Preset]:
         image, classifier = self._classifier.image, self._classifier
         size = (None, None) if image.free else image.size
         dtype = str(image.dtype)
@@ -73,7 +115,7 @@ class Preparation:
         different: dict[Preset, Preset] = {}
         for preset in map(self._fitted, tried):  # given fields can make two the same: keep one
             different.setdefault(preset.replace(name="", source=""), preset)
-        return choose(list(different.values()), pictures, self._probabilities)
+        return list(different.values())
 
     def _fitted(self, preset: Preset) -> Preset:
         """`preset` with the fields that were given, fitted to the model's input."""

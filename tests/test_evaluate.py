@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from scenes import describe, draw
 
 from models import close, images
 from onnxcam import Explainer
@@ -25,7 +27,7 @@ from onnxcam.evaluate.samples import Sample
 from onnxcam.evaluate.statistics import mean_of, paired
 from onnxcam.evaluate.study import Rows, columns, run
 from onnxcam.evaluate.trial import Trial, View
-from onnxcam.image import Geometry
+from onnxcam.image import Geometry, Picture
 
 MODEL = Path(__file__).parents[1] / "models" / "demo_residual.onnx"
 PICTURE = Path(__file__).parents[1] / "models" / "demo_scene.png"
@@ -299,6 +301,20 @@ def test_methods_that_do_not_notice_random_weights_are_named(photos: Path, tmp_p
         ("grad-cam", True), ("guided-backprop", False)
     ]  # fmt: skip
     assert (to / "sanity.svg").read_text("utf-8").startswith("<svg")
+
+
+def test_labels_tell_the_preset(tmp_path: Path) -> None:
+    proto = onnx.load(MODEL)
+    stated = {p.key: p.value for p in proto.metadata_props}
+    del proto.metadata_props[:]
+    proto.metadata_props.add(key="onnxcam.labels", value=stated["onnxcam.labels"])
+    onnx.save(proto, tmp_path / "bare.onnx")
+    told, bare = Explainer(MODEL), Explainer(tmp_path / "bare.onnx")
+    pictures = [Picture(draw(describe(seed), 96).pixels) for seed in range(6)]
+    found = [told.explain(one).target[0] for one in pictures]
+    bare.preset_by_labels(pictures, [int(target) for target in found])
+    assert bare.preset is not None and "most: 6 right" in bare.preset_reason
+    assert [bare.explain(one).target[0] for one in pictures] == found
 
 
 def test_metrics_are_listed() -> None:

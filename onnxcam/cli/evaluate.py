@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnxcam.evaluate.samples import DataSet, Sample
 
 DEFAULT = "ablation-cam,grad-cam,grad-cam++,layer-cam,eigen-cam"
-SANITY_PICTURES = 8
+SANITY_PICTURES, FOR_THE_PRESET = 8, 16
 _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
 
 
@@ -131,7 +131,7 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
         given["curve_steps"], given["batch"], given["study_seed"],
     )  # fmt: skip
     asked = _asked(samples, which)
-    _settle_preset(explainer, asked)
+    _settle_preset(explainer, samples)
     results = Results(judge, data, len(asked), which, {"limit": given["limit"]}, _command())
     rows = Rows(Path(given["to"] or "evaluation"), results.settings(), given["force"])
     if not given["quiet"] and not given["as_json"]:
@@ -221,14 +221,27 @@ def _asked(samples: Sequence[Sample], which: str) -> list[Sample]:
 
 
 def _settle_preset(explainer: Explainer, samples: Sequence[Sample]) -> None:
-    """A preset that nothing states is guessed from the first pictures that can be read."""
+    """A preset that nothing states is guessed: by the labels, else as for any pictures."""
     from onnxcam.image import Picture
-    from onnxcam.many import some_read
+    from onnxcam.many import read, some_read, tried
 
-    if explainer.preset is None:
-        read = some_read((sample.path for sample in samples), explainer.max_pixels)
-        if seen := [one for one in read if isinstance(one, Picture)]:
-            explainer.preset_for(seen)
+    if explainer.preset is not None:
+        return
+    labelled: dict[Path, tuple[Picture, int]] = {}
+    for sample in samples:
+        if sample.label is not None and sample.path not in labelled:
+            one = tried(lambda path: read(path, explainer.max_pixels), sample.path)
+            if isinstance(one, Picture):
+                labelled[sample.path] = one, sample.label
+        if len(labelled) == FOR_THE_PRESET:
+            break
+    if labelled:
+        pictures, labels = zip(*labelled.values(), strict=True)
+        explainer.preset_by_labels(pictures, labels)
+        return
+    opened = some_read((sample.path for sample in samples), explainer.max_pixels)
+    if seen := [one for one in opened if isinstance(one, Picture)]:
+        explainer.preset_for(seen)
 
 
 def _command() -> str:
