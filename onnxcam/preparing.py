@@ -96,14 +96,13 @@ class Preparation:
                 )
             found.sort(key=lambda row: row[0], reverse=True)
             _, right, best = found[0]
-            self._found = (
-                best,
-                (
-                    f"nothing states the preprocessing; of {len(found)} candidates tried on "
-                    f"{len(pictures)} labelled pictures, {best.name!r} gets most right: {right}"
-                    + "".join(f", then {row[2].name!r} with {row[0]}" for row in found[1:2])
-                ),
+            then = "".join(f", then {row[2].name!r} with {row[1]}" for row in found[1:2])
+            reason = (
+                f"nothing states the preprocessing; of {len(found)} candidates tried on "
+                f"{len(pictures)} labelled pictures, {best.name!r} fits the labels best: {right} "
+                f"right{then}"
             )
+            self._found = best, reason
 
     def _candidates(self) -> list[Preset]:
         image, classifier = self._classifier.image, self._classifier

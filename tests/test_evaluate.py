@@ -313,7 +313,7 @@ def test_labels_tell_the_preset(tmp_path: Path) -> None:
     pictures = [Picture(draw(describe(seed), 96).pixels) for seed in range(6)]
     found = [told.explain(one).target[0] for one in pictures]
     bare.preset_by_labels(pictures, [int(target) for target in found])
-    assert bare.preset is not None and "most: 6 right" in bare.preset_reason
+    assert bare.preset is not None and "best: 6 right" in bare.preset_reason
     assert [bare.explain(one).target[0] for one in pictures] == found
 
 
