@@ -323,6 +323,28 @@ def test_metrics_are_listed() -> None:
     assert {line.split()[0] for line in found.output.splitlines()[1:]} == set(METRICS)
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--metrics", "pointing"), "pointing: boxes or masks are needed"),
+        (("--explain", "label"), "names no classes"),
+        (("--metrics", "drops"), "there is no metric 'drops' (did you mean"),
+        (("--methods", "cam2"), "there is no method 'cam2'"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(
+    more: tuple[str, ...], said: str, photos: Path, tmp_path: Path
+) -> None:
+    found = cli(MODEL, photos, *more, "--to", tmp_path / "study")
+    assert found.exit_code == 1 and said in found.output
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_study_without_a_picture_fails(photos: Path, tmp_path: Path) -> None:
+    found = cli(MODEL, photos / "c.png", "--to", tmp_path / "study")
+    assert found.exit_code == 1 and "no picture could be judged; c.png" in found.output
+
+
 def judge(**more: Any) -> Judge:
     methods = ("ablation-cam", "saliency")
     metrics = metrics_named(["drop-soft", "deletion-mean", "max-sensitivity", "iou"])

@@ -13,13 +13,14 @@ import click
 from onnxcam.cli import options, show
 from onnxcam.cli.explain import headline
 from onnxcam.cli.options import option
+from onnxcam.errors import OptionError, PictureError
 
 if TYPE_CHECKING:
     from onnxcam.api import Explainer
     from onnxcam.evaluate.samples import DataSet, Sample
 
 DEFAULT = "ablation-cam,grad-cam,grad-cam++,layer-cam,eigen-cam"
-SANITY_PICTURES, FOR_THE_PRESET = 8, 16
+SANITY_PICTURES, FOR_THE_PRESET, SHOWN = 8, 16, 10
 _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
 
 
@@ -125,7 +126,14 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
     placed = any(sample.boxes or sample.mask for sample in samples)
     if not given["metrics"] and not placed:
         metrics = [metric for metric in metrics if not metric.needs]
+    homeless = [metric.name for metric in metrics if metric.needs]
+    if homeless and not placed:
+        raise OptionError(
+            f"{', '.join(homeless)}: boxes or masks are needed, and {dataset} has none of them"
+        )
     which = given["which"] or ("label" if placed else "predicted")
+    if which == "label" and all(sample.label is None for sample in samples):
+        raise OptionError(f"--explain label: {dataset} names no classes; leave the option out")
     judge = Judge(
         explainer, list(dict.fromkeys(m.name for m in methods)), metrics, given["layer"], own,
         given["curve_steps"], given["batch"], given["study_seed"],
@@ -141,6 +149,9 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
         bar.skip(known)
         failed = run(judge, asked, rows, lambda number, sample: bar.start(number, sample.name))
     failed = [*data.skipped, *failed]
+    if not rows.rows:
+        name, reason = failed[0]
+        raise PictureError(f"no picture could be judged; {name}: {reason}")
     document = results.write(rows, failed)
     if given["sanity"]:
         document["sanity"] = _sanity(explainer, judge.methods, own, given, asked, rows.folder)
@@ -278,14 +289,16 @@ def _tell(document: Mapping[str, Any], folder: Path) -> None:
     show.table(("metric", "better", *methods), rows, " ".join(methods))
     click.echo()
     show.line("* the best mean; intervals and paired tests are in the report")
-    for failure in document["failures"]:
+    failures = document["failures"]
+    for failure in failures[:SHOWN]:
         show.line(f"left out: {failure['picture']}: {failure['reason']}")
+    if len(failures) > SHOWN:
+        show.line(f"left out, too: {len(failures) - SHOWN} more, named in the report")
     cost = document["cost"]
     if cost["inferences"]:
-        show.line(
-            f"{cost['inferences']} inferences in {cost['seconds']:.1f} s, "
-            f"{cost['throughput']:.2f} of the throughput of plain inference"
-        )
+        rate = cost["throughput"]
+        share = "" if rate is None else f", {rate:.2f} of the throughput of plain inference"
+        show.line(f"{cost['inferences']} inferences in {cost['seconds']:.1f} s{share}")
     for check in document.get("sanity", ()):
         show.line(check["verdict"])
     drawn = ", sanity.svg" if document.get("sanity") else ""

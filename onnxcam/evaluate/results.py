@@ -118,14 +118,17 @@ class Results:
         }
 
     def _cost(self) -> dict[str, Any]:
-        """Inferences and seconds, and their rate over that of the plain model in the same run."""
+        """Inferences and seconds, and their rate over that of the plain model in the same run.
+
+        No rate where most inferences were explanations: methods share theirs.
+        """
         cost = self.judge.cost
         rate = cost.inferences / cost.whole if cost.whole else 0.0
         plain = cost.judged / cost.model if cost.model else 0.0
         return {
             "inferences": cost.inferences,
             "seconds": cost.whole,
-            "throughput": rate / plain if plain else None,
+            "throughput": rate / plain if 2 * cost.judged > cost.inferences else None,
         }
 
     def write(self, rows: Rows, failed: Sequence[tuple[str, str]]) -> dict[str, Any]:
