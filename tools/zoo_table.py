@@ -179,20 +179,24 @@ def _misses(rows: Sequence[Row]) -> list[str]:
     return [*found, "\n## Not exported\n", *_reasons(refused)] if refused else found
 
 
-def _reasons(rows: Iterable[Row]) -> list[str]:
+def _reasons(rows: Sequence[Row]) -> list[str]:
     """What is wrong with those that are not right; exports of a model with one reason share it."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         if not good(row):
             what = (row["family"], row["model"], _reason(row))
             reasons.setdefault(what, []).append(f"{row['exporter']} {row['opset']}")
-    return [f"- {family} `{model}` ({', '.join(exports)}): {why}{_looked_into(family, model)}"
+    undecided = {(r["family"], r["model"]) for r in rows if "double_failed" in r}
+    return [f"- {family} `{model}` ({', '.join(exports)}): {why}"
+            f"{_looked_into(family, model, (family, model) in undecided)}"
             for (family, model, why), exports in reasons.items()]  # fmt: skip
 
 
-def _looked_into(family: str, model: str) -> str:
-    found = (why for name, why in LOOKED_INTO.items() if fnmatch(f"{family} {model}", name))
-    return next((f" **{why}**" for why in found), "")
+def _looked_into(family: str, model: str, undecided: bool) -> str:
+    found = [why for name, why in LOOKED_INTO.items() if fnmatch(f"{family} {model}", name)]
+    if undecided:
+        found.append("The check in float64, which would decide, takes too much memory or time.")
+    return f" **{found[0]}**" if found else ""
 
 
 LOOKED_INTO = {
