@@ -191,10 +191,12 @@ class Explainer:
             Timeout, Cancelled: the call was ended; the explainer goes on working.
         """
         with Call(progress, timeout, cancel) as call:
-            batch = fitting(self.classifier.image, images)
-            classes, names = self.classifier.classes, self.labels
-            wanted = for_each(target, names, classes, len(batch), self.opposite)
-            return self._run(batch, wanted, call)[0]
+            return self._run(*self._about(images, target), call)[0]
+
+    def _about(self, images: Any, target: Target) -> tuple[np.ndarray, np.ndarray]:
+        """The batch, and the codes of what is asked about each image of it."""
+        batch, classes = fitting(self.classifier.image, images), self.classifier.classes
+        return batch, for_each(target, self.labels, classes, len(batch), self.opposite)
 
     def warm_up(
         self, targets: int = 1, batch: int = 1, size: tuple[int, int] | None = None
@@ -341,10 +343,7 @@ class Explainer:
             images, target: as for calling the explainer.
             methods, layers, options: as for `compare`.
         """
-        batch = fitting(self.classifier.image, images)
-        classes = self.classifier.classes
-        wanted = for_each(target, self.labels, classes, len(batch), self.opposite)
-        return self._run(batch, wanted, None, asked_of(methods, layers, options))
+        return self._run(*self._about(images, target), None, asked_of(methods, layers, options))
 
     def _pictured(
         self, picture: Any, target: Target, call: Call, asked: Sequence[Asked]
@@ -382,7 +381,7 @@ class Explainer:
         return self._preparation.choice(pictures)
 
     def preset_by_labels(self, pictures: Sequence[Picture], labels: Sequence[int]) -> None:
-        """Guesses the preset, if need be, by how many of labelled pictures come out right."""
+        """Guesses the preset, if need be: the one that gives the pictures' own classes the most."""
         self._preparation.by_labels(pictures, labels)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:

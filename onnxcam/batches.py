@@ -71,12 +71,15 @@ def as_probabilities(out: np.ndarray, score: Score, classes: int) -> np.ndarray:
     """Class probabilities (N, classes) from what the model gives."""
     if score.activation == "log-softmax":
         return np.asarray(np.exp(out))
-    if score.probability is not None:
-        return out
-    if classes == 1:
-        return np.asarray(1 / (1 + np.exp(-out.clip(-500, 500))))
-    out = np.exp(out - out.max(axis=1, keepdims=True))
-    return np.asarray(out / out.sum(axis=1, keepdims=True))
+    return out if score.probability is not None else of_logits(out, classes == 1)
+
+
+def of_logits(logits: np.ndarray, each: bool) -> np.ndarray:
+    """Class probabilities (N, classes): a sigmoid of `each` logit, or a softmax over all."""
+    if each:
+        return np.asarray(1 / (1 + np.exp(-logits.clip(-500, 500))))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def check_finite(what: Recipe, scores: np.ndarray, raw: np.ndarray) -> None:

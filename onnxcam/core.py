@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxcam import labels
 from onnxcam.asking import Asked
-from onnxcam.batches import as_probabilities, check_finite, notes_on, size_of, views
+from onnxcam.batches import as_probabilities, check_finite, notes_on, of_logits, size_of, views
 from onnxcam.cache import Cache
 from onnxcam.calls import Call
 from onnxcam.engine import Engine, Results, full_batches
@@ -22,7 +22,7 @@ from onnxcam.events import event
 from onnxcam.explainer import Program, Recipe, recipe
 from onnxcam.explainer.program import CHOSEN, RESULTS, SCORES
 from onnxcam.explanation import Explanation
-from onnxcam.graph import Classifier, Score, logits
+from onnxcam.graph import Classifier, logits
 from onnxcam.many import tried
 from onnxcam.pool import Pool
 from onnxcam.runtime import Session
@@ -194,28 +194,26 @@ class Core:
 
         The only unit of a head of one takes a sigmoid, too.
         """
-        return as_probabilities(
-            self._classified(images, "plain"), self.classifier.score, self.classifier.classes
-        )
+        out = self._classified(images, "plain")
+        return as_probabilities(out, self.classifier.score, self.classifier.classes)
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits and probabilities, (N, classes) each, of one run; as `probabilities` has them."""
-        score, classes = self.classifier.score, self.classifier.classes
-        logits = self._classified(images, "logits")
-        if score.activation == "sigmoid":
-            classes = 1  # each unit by itself
-        return logits, as_probabilities(logits, Score(score.logit, None, None), classes)
+        score = self.classifier.score
+        found = self._classified(images, "plain" if score.probability is None else "logits")
+        each = score.activation == "sigmoid" or self.classifier.classes == 1
+        return found, of_logits(found, each)
 
-    def _classified(self, images: np.ndarray, what: str) -> np.ndarray:
-        """What the model gives for each image, (N, classes), or its logits."""
+    def _classified(self, images: np.ndarray, part: str) -> np.ndarray:
+        """What the model gives for each image, (N, classes): its outputs, or its logits."""
         classifier, name = self.classifier, self.classifier.image.name
         size = size_of(images, classifier.image.layout)
 
         def made() -> Session:
             resized = self._cache.resized(classifier, size)
-            return self.engine.session(logits(resized) if what == "logits" else resized.model, what)
+            return self.engine.session(logits(resized) if part == "logits" else resized.model, part)
 
-        session = self._plain.get((what, size), made)
+        session = self._plain.get((part, size), made)
         step = classifier.batch or len(images)
         filled = full_batches(images, classifier.batch)
         rows = [session.run({name: filled[i : i + step]})[0] for i in range(0, len(filled), step)]

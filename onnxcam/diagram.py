@@ -124,7 +124,7 @@ class _Page:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
             f'width="{WIDTH}" height="{height}" role="img">\n'
-            f"<title>{_escaped(title)}</title>\n<style>{_STYLE}</style>\n"
+            f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n"
             f'<rect class="page" width="{WIDTH}" height="{height}"/>\n'
             + "\n".join(self.parts)
             + "\n</svg>\n"
@@ -269,7 +269,7 @@ class _Page:
             self._rect(x, self.y, wide, CHIP, kind, 5)
             whole = f"{step.op} {step.node}: {step.tensor} ({_shape(step.shape)})"
             whole += "" if step.position is None else f", feature map {step.position}"
-            self.parts.append(f"<title>{_escaped(whole)}</title>")
+            self.parts.append(f"<title>{escaped(whole)}</title>")
             self._write(x + wide / 2, self.y + 15, text, wide - 8, "op", size, "middle")
             self.parts.append("</g>")
             x += wide + GAP
@@ -297,8 +297,8 @@ class _Page:
         tip = whole or (text if shown != text else "")
         self.parts.append(
             f'<text class="{kind}" x="{x:.4g}" y="{y:.6g}" text-anchor="{anchor}">'
-            + (f"<title>{_escaped(tip)}</title>" if tip else "")
-            + f"{_escaped(shown)}</text>"
+            + (f"<title>{escaped(tip)}</title>" if tip else "")
+            + f"{escaped(shown)}</text>"
         )
 
 
@@ -315,6 +315,6 @@ def _counted(steps: Sequence[Step]) -> list[tuple[Step, int]]:
     return found
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """`text` for XML; characters that no XML may hold are shown as unknown."""
     return escape("".join(c if c.isprintable() else "\ufffd" for c in text))

@@ -25,7 +25,7 @@ def check_writable(path: str | os.PathLike[str], force: bool = False) -> Path:
     except FileNotFoundError:
         mode = None
     except OSError as error:
-        raise OutputError(f"cannot write {shown}: {_reason(error)}") from None
+        raise OutputError(f"cannot write {shown}: {reason(error)}") from None
     if mode is not None:
         if stat.S_ISDIR(mode):
             raise OutputError(f"cannot write {shown}: it is a folder; give a file name in it")
@@ -70,7 +70,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, force: bool = False)
     except FileExistsError:
         raise OutputError(f"{path} exists already; name another file, or pass --force") from None
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {_reason(error)}") from None
+        raise OutputError(f"cannot write {path}: {reason(error)}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -110,7 +110,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {_reason(error)}") from None
+        raise OutputError(f"cannot make the folder {folder}: {reason(error)}") from None
 
 
 def _move_to_new(temporary: Path, real: Path) -> None:
@@ -123,5 +123,6 @@ def _move_to_new(temporary: Path, real: Path) -> None:
         os.replace(temporary, real)
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Why the system refused."""
     return (error.strerror or str(error)).lower()

@@ -153,7 +153,7 @@ def _from_json(held: Any, where: str) -> list[str]:
 
 def is_name(text: str, labels: Sequence[str] | None) -> bool:
     """Whether `text` is the full name of a class; case and `_` for a space do not matter."""
-    return _fold(text) in map(_fold, labels or ())
+    return fold(text) in map(fold, labels or ())
 
 
 def resolve_target(text: str | int, labels: Sequence[str] | None, classes: int) -> int:
@@ -188,9 +188,9 @@ def _named(word: str, labels: Sequence[str] | None, classes: int) -> int:
             f" {classes - 1}, or the names with --labels"
         )
     names = list(labels)[:classes]
-    found = [i for i, name in enumerate(names) if _fold(name) == _fold(word)]
+    found = [i for i, name in enumerate(names) if fold(name) == fold(word)]
     if not found:
-        found = [i for i, name in enumerate(names) if _fold(word) in map(_fold, name.split(","))]
+        found = [i for i, name in enumerate(names) if fold(word) in map(fold, name.split(","))]
     if len(found) == 1:
         return found[0]
     if found:
@@ -200,5 +200,6 @@ def _named(word: str, labels: Sequence[str] | None, classes: int) -> int:
     raise TargetError(f"class {word!r} is not among the model's {classes} classes{near}")
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
+    """A name as names are compared: without case, `_` as a space, single spaces."""
     return " ".join(name.replace("_", " ").casefold().split())

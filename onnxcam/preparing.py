@@ -12,10 +12,16 @@ import numpy as np
 from onnxcam.errors import PresetError
 from onnxcam.feeding import given_preset
 from onnxcam.graph import Classifier
-from onnxcam.image import Choice, Picture, Preset, adapt, candidates, choose, from_metadata
-
-LEAST = 1e-6
-"""Probability below which a class counts as missed: how far it was missed tells nothing more."""
+from onnxcam.image import (
+    Choice,
+    Picture,
+    Preset,
+    adapt,
+    candidates,
+    choose,
+    choose_by_labels,
+    from_metadata,
+)
 
 
 class Preparation:
@@ -82,27 +88,8 @@ class Preparation:
         with self._lock:
             if self._found[0] is not None:
                 return
-            found = []
-            for preset in self._candidates():
-                own = [self._probabilities(preset.tensor(one))[0] for one in pictures]
-                shares = [float(p[label]) for p, label in zip(own, labels, strict=True)]
-                right = sum(int(p.argmax()) == label for p, label in zip(own, labels, strict=True))
-                if np.isfinite(shares).all():
-                    found.append((float(np.log(np.maximum(shares, LEAST)).mean()), right, preset))
-            if not found:
-                raise PresetError(
-                    "no known preset makes the model give finite probabilities; state the "
-                    "preprocessing with --preset"
-                )
-            found.sort(key=lambda row: row[0], reverse=True)
-            _, right, best = found[0]
-            then = "".join(f", then {row[2].name!r} with {row[1]}" for row in found[1:2])
-            reason = (
-                f"nothing states the preprocessing; of {len(found)} candidates tried on "
-                f"{len(pictures)} labelled pictures, {best.name!r} fits the labels best: {right} "
-                f"right{then}"
-            )
-            self._found = best, reason
+            tried = self._candidates()
+            self._found = choose_by_labels(tried, pictures, labels, self._probabilities)
 
     def _candidates(self) -> list[Preset]:
         image, classifier = self._classifier.image, self._classifier

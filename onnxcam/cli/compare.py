@@ -104,15 +104,12 @@ def compare(model: str, picture: str, **given: Any) -> None:
 
 def _rows(text: str) -> list[Method]:
     """The methods named, each once."""
-    from onnxcam.methods import METHODS, method_named
+    from onnxcam.methods import METHODS
 
-    chosen = [name.strip() for name in text.split(",") if name.strip()]
-    if not chosen:
-        raise click.UsageError("--methods names no method")
-    if chosen == [ALL]:
+    if [name.strip() for name in text.split(",") if name.strip()] == [ALL]:
         return [m for m in METHODS.values()
                 if m.name == FUSION or not (m.fused or SLOW.intersection(m.needs))]  # fmt: skip
-    return list({row.name: row for row in map(method_named, chosen)}.values())
+    return options.methods_named(text)
 
 
 def _explainer(
@@ -123,15 +120,10 @@ def _explainer(
 
     Only of 'all' some are left out; a method that was named and fails is an error.
     """
-    from onnxcam.api import Explainer
-
-    asked = {**options.asking(given), **options.loading(given), **options.picturing(given)}
 
     def made(row: Method, known: Explainer | None = None) -> Explainer:
-        layer = layers[0] if row.on_layer else None
-        settings = {key: value for key, value in own.items() if key in row.options}
         source = known.classifier if known is not None else model
-        return Explainer(source, row.name, layer, **asked, **settings)
+        return options.explainer_of(source, row, layers[0], own, given)
 
     if given["methods"].strip() != ALL:
         return made(rows[0]), rows, {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from onnxcam.errors import OptionError, PictureError
 if TYPE_CHECKING:
     from onnxcam.api import Explainer
     from onnxcam.evaluate.samples import DataSet, Sample
+    from onnxcam.image import Picture
+    from onnxcam.methods import Method
 
 DEFAULT = "ablation-cam,grad-cam,grad-cam++,layer-cam,eigen-cam"
 SANITY_PICTURES, FOR_THE_PRESET, SHOWN = 8, 16, 10
@@ -104,19 +107,16 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
     from onnxcam.evaluate.results import Results
     from onnxcam.evaluate.samples import data_set, limited
     from onnxcam.evaluate.study import Rows, run
-    from onnxcam.methods import method_named
 
     if given["metrics"] == "list":
         listed = [(m.name, m.better, m.title, m.source) for m in METRICS.values()]
         show.table(("metric", "better", "title", "source"), listed)
         return
-    methods = [method_named(name.strip()) for name in given["methods"].split(",") if name.strip()]
-    if not methods:
-        raise click.UsageError("--methods names no method")
+    methods = options.methods_named(given["methods"])
     own = options.of_methods(given, methods)
     names = [name.strip() for name in (given["metrics"] or ",".join(DEFAULTS)).split(",")]
     metrics = metrics_named([name for name in names if name])
-    explainer = _explainer(model, methods[0].name, given["layer"], own, given)
+    explainer = options.explainer_of(model, methods[0], given["layer"], own, given)
     pictures = Path(given["pictures"]) if given["pictures"] else None
     data = data_set(
         dataset, explainer.labels, explainer.classifier.classes, pictures=pictures,
@@ -135,7 +135,7 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
     if which == "label" and all(sample.label is None for sample in samples):
         raise OptionError(f"--explain label: {dataset} names no classes; leave the option out")
     judge = Judge(
-        explainer, list(dict.fromkeys(m.name for m in methods)), metrics, given["layer"], own,
+        explainer, [m.name for m in methods], metrics, given["layer"], own,
         given["curve_steps"], given["batch"], given["study_seed"],
     )  # fmt: skip
     asked = _asked(samples, which)
@@ -154,46 +154,28 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
         raise PictureError(f"no picture could be judged; {name}: {reason}")
     document = results.write(rows, failed)
     if given["sanity"]:
-        document["sanity"] = _sanity(explainer, judge.methods, own, given, asked, rows.folder)
+        document["sanity"] = _sanity(explainer, methods, own, given, asked, rows.folder)
     if given["as_json"]:
         show.document(document)
     elif not given["quiet"]:
         _tell(document, rows.folder)
 
 
-def _explainer(
-    model: Any, method: str, layer: Any, own: Mapping[str, Any], given: dict[str, Any]
-) -> Explainer:
-    from onnxcam.api import Explainer
-    from onnxcam.methods import METHODS
-
-    row = METHODS[method]
-    return Explainer(
-        model, row.name, layer if row.on_layer else None,
-        **options.asking(given), **options.loading(given), **options.picturing(given),
-        **{key: value for key, value in own.items() if key in row.options},
-    )  # fmt: skip
-
-
 def _sanity(
-    explainer: Explainer, methods: Sequence[str], own: Mapping[str, Any], given: dict[str, Any],
+    explainer: Explainer, methods: Sequence[Method], own: dict[str, Any], given: dict[str, Any],
     samples: Sequence[Sample], folder: Path,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The checks of all methods on the first pictures; written as sanity.json and sanity.svg."""
     import json
     from dataclasses import replace
-    from itertools import islice
 
     import numpy as np
 
     from onnxcam.evaluate.sanity import sanity
     from onnxcam.evaluate.sanity_plot import plot
     from onnxcam.files import write_atomic
-    from onnxcam.image import Picture
-    from onnxcam.many import read, tried
 
-    opened = (tried(lambda s: read(s.path, explainer.max_pixels), s) for s in samples)
-    seen = list(islice((one for one in opened if isinstance(one, Picture)), SANITY_PICTURES))
+    seen = [one for _, one in islice(_opened(explainer, samples), SANITY_PICTURES)]
     if not seen:
         return []
     tensors = [explainer.preset_for([one])[0].tensor(one) for one in seen]
@@ -202,11 +184,11 @@ def _sanity(
     source = explainer.path or explainer.classifier
     found = []
     with show.Bar(len(methods), given["quiet"], "map") as bar:
-        for number, name in enumerate(methods):
-            bar.start(number, f"randomised weights, {name}")
+        for number, row in enumerate(methods):
+            bar.start(number, f"randomised weights, {row.name}")
 
-            def made(model: Any, layer: Any, name: str = name) -> Explainer:
-                return _explainer(model, name, layer, own, {**given, "no_cache": True})
+            def made(model: Any, layer: Any, row: Method = row) -> Explainer:
+                return options.explainer_of(model, row, layer, own, {**given, "no_cache": True})
 
             check = sanity(
                 made, source, np.concatenate(tensors), layer=given["layer"],
@@ -234,25 +216,30 @@ def _asked(samples: Sequence[Sample], which: str) -> list[Sample]:
 def _settle_preset(explainer: Explainer, samples: Sequence[Sample]) -> None:
     """A preset that nothing states is guessed: by the labels, else as for any pictures."""
     from onnxcam.image import Picture
-    from onnxcam.many import read, some_read, tried
+    from onnxcam.many import some_read
 
     if explainer.preset is not None:
         return
-    labelled: dict[Path, tuple[Picture, int]] = {}
-    for sample in samples:
-        if sample.label is not None and sample.path not in labelled:
-            one = tried(lambda path: read(path, explainer.max_pixels), sample.path)
-            if isinstance(one, Picture):
-                labelled[sample.path] = one, sample.label
-        if len(labelled) == FOR_THE_PRESET:
-            break
-    if labelled:
-        pictures, labels = zip(*labelled.values(), strict=True)
-        explainer.preset_by_labels(pictures, labels)
+    labelled = {s.path: s for s in reversed(samples) if s.label is not None}
+    first = [s for s in samples if labelled.get(s.path) is s]
+    if found := list(islice(_opened(explainer, first), FOR_THE_PRESET)):
+        labels = [sample.label for sample, _ in found if sample.label is not None]
+        explainer.preset_by_labels([picture for _, picture in found], labels)
         return
     opened = some_read((sample.path for sample in samples), explainer.max_pixels)
     if seen := [one for one in opened if isinstance(one, Picture)]:
         explainer.preset_for(seen)
+
+
+def _opened(explainer: Explainer, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Picture]]:
+    """The samples whose pictures can be read, with these."""
+    from onnxcam.image import Picture
+    from onnxcam.many import read, tried
+
+    for sample in samples:
+        picture = tried(lambda path: read(path, explainer.max_pixels), sample.path)
+        if isinstance(picture, Picture):
+            yield sample, picture
 
 
 def _command() -> str:

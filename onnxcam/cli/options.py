@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from onnxcam.api import Explainer
     from onnxcam.methods import Method
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -343,6 +344,31 @@ def of_methods(given: dict[str, Any], methods: Sequence[Method]) -> dict[str, An
                 f"{_spelt(key)} is an option of {', '.join(method_takers()[key])}, not of {asked}"
             )
     return found
+
+
+def methods_named(text: str) -> list[Method]:
+    """The methods that --methods names, each once.
+
+    Raises:
+        UsageError: it names none.
+    """
+    from onnxcam.methods import method_named
+
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    if not chosen:
+        raise click.UsageError("--methods names no method")
+    return list({row.name: row for row in map(method_named, chosen)}.values())
+
+
+def explainer_of(
+    source: Any, row: Method, layer: str | int | None, own: dict[str, Any], given: dict[str, Any]
+) -> Explainer:
+    """An explainer of one of several methods: with what it has of `own` and of the options."""
+    from onnxcam.api import Explainer
+
+    asked = {**asking(given), **loading(given), **picturing(given)}
+    settings = {key: value for key, value in own.items() if key in row.options}
+    return Explainer(source, row.name, layer if row.on_layer else None, **asked, **settings)
 
 
 def asking(given: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from onnxcam.errors import OptionError
+from onnxcam.files import reason
 from onnxcam.image.find import EXTENSIONS
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -341,11 +342,6 @@ def _text(path: Path) -> str:
         raise OptionError(f"{path}: not a text file in UTF-8; save it as UTF-8") from None
     except OSError as error:
         raise OptionError(f"{path}: {reason(error)}") from None
-
-
-def reason(error: OSError) -> str:
-    """Why the system refused."""
-    return (error.strerror or str(error)).lower()
 
 
 def first_line(error: BaseException) -> str:

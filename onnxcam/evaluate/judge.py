@@ -12,7 +12,8 @@ import numpy as np
 from onnxcam.api import Explainer
 from onnxcam.calls import Progress
 from onnxcam.errors import PictureError
-from onnxcam.evaluate.metrics import CURVES, Metric
+from onnxcam.evaluate.metric import Metric
+from onnxcam.evaluate.metrics import CURVES
 from onnxcam.evaluate.probes import probe
 from onnxcam.evaluate.samples import Sample
 from onnxcam.evaluate.trial import Trial, View

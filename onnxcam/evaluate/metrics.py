@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from onnxcam.errors import OptionError, close_matches
+from onnxcam.evaluate.metric import Measure, Metric
 from onnxcam.evaluate.places import PLACES
 from onnxcam.evaluate.probes import ROAD_SHARES, subsets
 from onnxcam.evaluate.trial import Trial
 
-Measure = Callable[[Trial], float | None]
 CURVES = {"insertion", "deletion", "most", "least"}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A row of the table.
-
-    Attributes:
-        name: how users ask for it.
-        title: as the tables of papers head it.
-        better: "less" or "more".
-        measure: the value for one picture, or None where it has none.
-        formula, source: in words, and the paper.
-        probes: names of the altered pictures that it needs, see `probes.probe`.
-        unit: "%" or "".
-        needs: "" or what a sample must have: "object".
-        again: whether it needs maps of disturbed pictures.
-    """
-
-    name: str
-    title: str
-    better: str
-    measure: Measure
-    formula: str
-    source: str
-    probes: tuple[str, ...] = ()
-    unit: str = ""
-    needs: str = ""
-    again: bool = False
-
-    @property
-    def group(self) -> str:
-        """What users name to get all rows of a kind: "drop" for "drop-20" and its kin."""
-        return self.name.split("-")[0]
 
 
 def _kept(trial: Trial, probe: str, score: bool) -> tuple[float, float]:
@@ -203,7 +169,7 @@ _ROWS = [
         "sparseness", "Sparseness (Gini)", "more", _sparseness,
         "Gini index of the map's values", "Chalasani et al., ICML 2020, Sec. 5",
     ),
-    *(Metric(**row, needs="object") for row in PLACES),
+    *PLACES,
 ]  # fmt: skip
 METRICS: Mapping[str, Metric] = {row.name: row for row in _ROWS}
 DEFAULTS = (

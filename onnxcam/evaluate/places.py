@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from onnxcam.evaluate.metric import Metric
 from onnxcam.evaluate.trial import Trial
 
 TOLERANCE = 15
@@ -39,24 +38,26 @@ def _overlap(trial: Trial, threshold: float) -> float | None:
     return float((thing & hot).sum() / (thing | hot).sum())
 
 
-PLACES: list[dict[str, Any]] = [
-    {
-        "name": "pointing", "title": "Pointing game", "better": "more", "unit": "%",
-        "measure": _pointing, "formula": "100 · [the hottest pixel lies on the object, or within "
-        "15 pixels of it]", "source": "Zhang et al., Top-down Neural Attention, IJCV 2018, Sec. 4",
-    },
-    {
-        "name": "energy", "title": "Energy-based pointing game", "better": "more", "unit": "%",
-        "measure": _energy, "formula": "100 · heat on the object / all heat",
-        "source": "Wang et al., Score-CAM, CVPR-W 2020, Sec. 4.3",
-    },
-    *(
-        {
-            "name": f"iou-{share}", "title": f"IoU of what is hotter than {share} %",
-            "better": "more", "measure": lambda trial, t=share / 100: _overlap(trial, t),
-            "formula": f"of the object with the pixels whose heat is at least {share} % of the "
-            "largest", "source": "Chattopadhay et al., Grad-CAM++, WACV 2018, Sec. 5.3",
-        }
-        for share in (25, 50)
+def _overlaps(share: int) -> Metric:
+    return Metric(
+        f"iou-{share}", f"IoU of what is hotter than {share} %", "more",
+        lambda trial: _overlap(trial, share / 100),
+        f"of the object with the pixels whose heat is at least {share} % of the largest",
+        "Chattopadhay et al., Grad-CAM++, WACV 2018, Sec. 5.3", needs="object",
+    )  # fmt: skip
+
+
+PLACES = (
+    Metric(
+        "pointing", "Pointing game", "more", _pointing,
+        "100 · [the hottest pixel lies on the object, or within 15 pixels of it]",
+        "Zhang et al., Top-down Neural Attention, IJCV 2018, Sec. 4", unit="%", needs="object",
     ),
-]  # fmt: skip
+    Metric(
+        "energy", "Energy-based pointing game", "more", _energy,
+        "100 · heat on the object / all heat", "Wang et al., Score-CAM, CVPR-W 2020, Sec. 4.3",
+        unit="%", needs="object",
+    ),
+    _overlaps(25),
+    _overlaps(50),
+)  # fmt: skip

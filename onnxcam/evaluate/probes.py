@@ -56,7 +56,7 @@ def subsets(trial: Trial) -> np.ndarray:
 
 
 def _filled(trial: Trial, removed: np.ndarray, how: str) -> np.ndarray:
-    return trial.view.noise_free[how](trial.view.x, removed)
+    return trial.view.imputations[how](trial.view.x, removed)
 
 
 def _stepwise(trial: Trial, how: str, steps: int, insertion: bool) -> np.ndarray:

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from onnxcam import __version__
@@ -60,7 +61,7 @@ class Results:
         return {
             "onnxcam": __version__,
             "model": explainer.classifier.name,
-            "sha256": None if path is None else _digest(path.read_bytes()),
+            "sha256": None if path is None else _digest(path),
             "preset": None if preset is None else preset.to_json(),
             "explain": self.which,
             "methods": list(judge.methods),
@@ -143,16 +144,15 @@ class Results:
         found = self.document(rows, failed)
         text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
         write_atomic(rows.folder / "summary.json", text.encode(), force=True)
-        write_atomic(rows.folder / "results.csv", self._csv(rows), force=True)
+        long = self._long(rows)
+        write_atomic(rows.folder / "results.csv", self._csv(long), force=True)
         by_name = rows.rows
 
         def picture(name: str, method: str) -> bytes | None:
             path = rows.picture(by_name[name], method)
             return path.read_bytes() if path.is_file() else None
 
-        cost = found["cost"]
-        whole = {**found, **{n: cost[n] for n in cost}, "rows": list(self._long(rows))}
-        html = page(whole, picture)
+        html = page({**found, **found["cost"], "rows": long}, picture)
         write_atomic(rows.folder / "report.html", html.encode(), force=True)
         return found
 
@@ -170,16 +170,17 @@ class Results:
             for method, own in row["methods"].items()
         ]
 
-    def _csv(self, rows: Rows) -> bytes:
+    def _csv(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
         stream = io.StringIO(newline="")
         names = [metric.name for metric in self.judge.metrics]
         writer = csv.writer(stream, lineterminator="\n")
         head = ["picture", "method", "target", "target_name", "predicted_name", "probability"]
         writer.writerow([*head, *names])
-        for row in self._long(rows):
+        for row in rows:
             writer.writerow([row[n] for n in head] + [row["values"][n] for n in names])
         return stream.getvalue().encode()
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:  # in parts: the file may be large
+        return hashlib.file_digest(stream, "sha256").hexdigest()

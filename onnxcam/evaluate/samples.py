@@ -14,11 +14,12 @@ from itertools import chain, count
 from pathlib import Path
 
 from onnxcam.errors import OptionError, PictureError, TargetError
-from onnxcam.evaluate.annotations import Box, Entry, Listing, read_list, reason
+from onnxcam.evaluate.annotations import Box, Entry, Listing, read_list
 from onnxcam.evaluate.voc import read_voc, voc_files
+from onnxcam.files import reason
 from onnxcam.image import find_pictures
 from onnxcam.image.find import EXTENSIONS
-from onnxcam.labels import resolve_target
+from onnxcam.labels import fold, resolve_target
 
 __all__ = ["Box", "DataSet", "Sample", "data_set", "limited"]
 
@@ -319,10 +320,6 @@ def _printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _folded(word: str) -> str:  # no more than `resolve_target` does
-    return " ".join(word.replace("_", " ").casefold().split())
-
-
 class _Classes:
     """What the classes of a data set are called, each looked up once."""
 
@@ -332,7 +329,7 @@ class _Classes:
         self._offset = offset
         self._known: dict[str, int | str] = {}
         self._unknown = 0
-        self._words = {_folded(part) for name in names or () for part in (name, *name.split(","))}
+        self._words = {fold(part) for name in names or () for part in (name, *name.split(","))}
 
     def index(self, text: str | int) -> int:
         """The class's index.
@@ -391,6 +388,6 @@ class _Classes:
             for index, name in enumerate((self._names or ())[: self._classes]):
                 if name.split(maxsplit=1)[:1] == [word]:  # "n01440764 tench", as in synset lists
                     return index
-        if self._names and self._unknown >= NEAR and _folded(word) not in self._words:
+        if self._names and self._unknown >= NEAR and fold(word) not in self._words:
             raise TargetError(f"class {word!r} is not among the model's {self._classes} classes")
         return resolve_target(word, self._names, self._classes)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from xml.sax.saxutils import escape
 
-from onnxcam.diagram import EM, shortened
+from onnxcam.diagram import EM, escaped, shortened
 from onnxcam.errors import OptionError
 from onnxcam.evaluate.sanity import Alike, Sanity
 from onnxcam.evaluate.similarity import TITLES
@@ -100,7 +99,7 @@ def plot(checks: Sequence[Sanity], title: str = "Sanity checks: randomised weigh
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" role="img">\n'
-        f"<title>{_escaped(title)}</title>\n<style>{_STYLE}</style>\n"
+        f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n"
         f'<rect class="page" width="{WIDTH}" height="{height}"/>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
@@ -125,7 +124,7 @@ def _panel(
         parts.append(f'<path class="{kind}" d="M{LEFT} {at:.5g}H{WIDTH - MARGIN}"/>')
         parts.append(_text(LEFT - 8, at + 4, f"{quarter / 4:.2f}", "faint", anchor="end"))
     for number, (check, row) in enumerate(zip(checks, rows, strict=True)):
-        parts.append(f"<g {_stroke(number)}><title>{_escaped(check.method)}</title>")
+        parts.append(f"<g {_stroke(number)}><title>{escaped(check.method)}</title>")
         way = _way(row, places, down)
         parts.append(f'<path class="line" {_dash(number)} d="{way}"/>')
         for place, alike in zip(places, row, strict=True):
@@ -174,13 +173,8 @@ def _text(
 ) -> str:  # fmt: skip
     """A line of text, shortened to `most` characters, or to the page; then all of it is its tip."""
     shown = shortened(text, most or int((WIDTH - x - MARGIN) / (size * EM)))
-    tip = f"<title>{_escaped(text)}</title>" if shown != text else ""
+    tip = f"<title>{escaped(text)}</title>" if shown != text else ""
     return (
         f'<text class="{kind}" x="{x:.5g}" y="{y:.5g}" text-anchor="{anchor}">{tip}'
-        f"{_escaped(shown)}</text>"
+        f"{escaped(shown)}</text>"
     )
-
-
-def _escaped(text: str) -> str:
-    """`text` for XML; characters that no XML may hold are shown as unknown."""
-    return escape("".join(c if c.isprintable() else "\ufffd" for c in text))

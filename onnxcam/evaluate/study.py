@@ -18,7 +18,7 @@ from onnxcam.evaluate.metrics import METRICS
 from onnxcam.evaluate.probes import ROAD_SHARES
 from onnxcam.evaluate.samples import Sample
 from onnxcam.evaluate.statistics import mean_of, paired
-from onnxcam.files import make_folder, write_atomic
+from onnxcam.files import make_folder, reason, write_atomic
 
 ROWS, PICTURES = "rows.jsonl", "pictures"
 
@@ -64,7 +64,7 @@ class Rows:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise OutputError(f"cannot read {self.path}: {error.strerror}") from None
+            raise OutputError(f"cannot read {self.path}: {reason(error)}") from None
         whole, _, rest = data.rpartition(b"\n")
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
@@ -91,7 +91,7 @@ class Rows:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror}") from None
+            raise OutputError(f"cannot write {self.path}: {reason(error)}") from None
         self.rows[row["picture"]] = row
 
     def picture(self, row: Mapping[str, Any], method: str) -> Path:

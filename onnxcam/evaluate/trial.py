@@ -50,7 +50,7 @@ class View:
         return np.asarray(self.rng().random(self.x[0].size))
 
     @cached_property
-    def noise_free(self) -> dict[str, Impute]:
+    def imputations(self) -> dict[str, Impute]:
         """The imputations by name."""
         black = self.black
         return {
@@ -76,8 +76,7 @@ class Trial:
         view: the picture.
         map: (h, w), as the method gives it.
         judged: by name of a probe the logits and probabilities of the class, (S,) each.
-        again: maps of slightly disturbed copies of the picture, (S, h, w), where asked for, and
-            the disturbances' radius as a share of the input's range.
+        again: maps of slightly disturbed copies of the picture, (S, h, w), where asked for.
     """
 
     view: View

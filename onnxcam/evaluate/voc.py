@@ -8,7 +8,8 @@ from typing import NoReturn
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from onnxcam.evaluate.annotations import Box, Entry, Listing, box, first_line, reason, short
+from onnxcam.evaluate.annotations import Box, Entry, Listing, box, first_line, short
+from onnxcam.files import reason
 from onnxcam.image.find import EXTENSIONS
 
 MAX_XML = 1 << 20

@@ -100,8 +100,6 @@ class Classifier:
 
 def logits(classifier: Classifier) -> Model:
     """The model from the image to the logits: what it does with them is left out."""
-    if classifier.score.probability is None:
-        return classifier.model
     graph = classifier.graph()
     graph.outputs = [graph.tensors()[classifier.score.logit]]
     return to_model(graph.cleanup(), classifier.model)

@@ -15,7 +15,7 @@ from onnxcam.image.draw import (
 from onnxcam.image.find import find_pictures
 from onnxcam.image.geometry import Geometry
 from onnxcam.image.grid import CELL, Cell, grid
-from onnxcam.image.guess import Choice, candidates, choose
+from onnxcam.image.guess import Choice, candidates, choose, choose_by_labels
 from onnxcam.image.presets import (
     PRESETS,
     Preset,
@@ -40,6 +40,7 @@ __all__ = [
     "adapt",
     "candidates",
     "choose",
+    "choose_by_labels",
     "colormap_names",
     "colour",
     "figure",
