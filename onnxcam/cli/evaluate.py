@@ -18,7 +18,10 @@ from onnxcam.errors import OptionError, PictureError
 
 if TYPE_CHECKING:
     from onnxcam.api import Explainer
-    from onnxcam.evaluate.samples import DataSet, Sample
+    from onnxcam.evaluate.judge import Judge
+    from onnxcam.evaluate.results import Study
+    from onnxcam.evaluate.samples import Sample
+    from onnxcam.evaluate.study import Rows
     from onnxcam.image import Picture
     from onnxcam.methods import Method
 
@@ -28,7 +31,7 @@ _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
 
 
 @click.command(cls=options.MethodCommand)
-@click.argument("model", type=click.Path())
+@click.argument("models", type=click.Path(), nargs=-1, required=True, metavar="MODEL…")
 @click.argument("dataset", type=click.Path())
 @option(
     *("--methods", "-m"), metavar="NAME,NAME,…", default=DEFAULT, section=_METHOD,
@@ -61,8 +64,9 @@ _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
     help="Where the pictures of a list or of annotations are [default: beside it].",
 )  # fmt: skip
 @option(
-    "--label-offset", type=int, metavar="NUMBER", default=0, section=_DATA,
-    help="Added to class indices of the data set: 1 for models with a background class.",
+    "--label-offset", metavar="NUMBER", default="0", section=_DATA,
+    help="Added to class indices of the data set: 1 for models with a background class; with "
+    "several models one for all, or one each: 0,1.",
 )  # fmt: skip
 @option(
     "--limit", type=click.IntRange(min=1), metavar="NUMBER", section=_DATA,
@@ -88,25 +92,25 @@ _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
 @options.labels_option
 @options.model_options
 @options.preset_options
-def evaluate(model: str, dataset: str, **given: Any) -> None:
+def evaluate(models: tuple[str, ...], dataset: str, **given: Any) -> None:
     """Measure how faithful explanations are.
 
     DATASET is a folder with a folder of pictures for each class, a folder of pictures, a .csv or
     .json list, or COCO or VOC annotations. Means come with 95 % bootstrap intervals, differences
-    with a paired test; pictures that cannot be read are named at the end.
+    with a paired test; pictures that cannot be read are named at the end. Several models are
+    compared, too, on the pictures that they all classify correctly.
 
     \b
     Examples:
       onnxcam evaluate model.onnx photos/
       onnxcam evaluate model.onnx photos/ --methods grad-cam,rise --limit 100
       onnxcam evaluate model.onnx coco.json --pictures val/ --metrics energy
-      onnxcam evaluate model.onnx list.csv --metrics road,insertion
+      onnxcam evaluate model.onnx other.onnx photos/ --methods ablation-cam
     """
     from onnxcam.evaluate.judge import Judge
     from onnxcam.evaluate.metrics import DEFAULTS, METRICS, metrics_named
-    from onnxcam.evaluate.results import Results
-    from onnxcam.evaluate.samples import data_set, limited
-    from onnxcam.evaluate.study import Rows, run
+    from onnxcam.evaluate.results import Results, distinct
+    from onnxcam.evaluate.study import Rows
 
     if given["metrics"] == "list":
         listed = [(m.name, m.better, m.title, m.source) for m in METRICS.values()]
@@ -116,17 +120,89 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
     own = options.of_methods(given, methods)
     names = [name.strip() for name in (given["metrics"] or ",".join(DEFAULTS)).split(",")]
     metrics = metrics_named([name for name in names if name])
-    explainer = options.explainer_of(model, methods[0], given["layer"], own, given)
+    _no_pictures(models)
+    studies: list[Study] = []
+    offsets = _offsets(given["label_offset"], len(models))
+    for model, name, offset in zip(models, distinct(models), offsets, strict=True):
+        explainer = options.explainer_of(model, methods[0], given["layer"], own, given)
+        judge = Judge(
+            explainer, [m.name for m in methods], metrics, given["layer"], own,
+            given["curve_steps"], given["batch"], given["study_seed"],
+        )  # fmt: skip
+        studies.append(_study(name, judge, dataset, offset, given, studies))
+    held = []
+    to = Path(given["to"] or "evaluation")
+    for study in studies:
+        _settle_preset(study.judge.explainer, study.samples)
+        folder = to / study.name.replace("/", "-") if len(studies) > 1 else to
+        held.append((study, Rows(folder, study.settings(), given["force"])))
+    if not given["quiet"] and not given["as_json"]:
+        for study, rows in held:
+            _headline(study, len(rows.rows))
+    _run(held, given["quiet"])
+    document = Results(held, {"limit": given["limit"]}, _command()).write(to)
+    if given["sanity"]:
+        document["sanity"] = [
+            check
+            for study, rows in held
+            for check in _sanity(
+                study.judge.explainer, methods, own, given, study.samples, rows.folder
+            )
+        ]
+    if given["as_json"]:
+        show.document(document)
+    elif not given["quiet"]:
+        _tell(document, to)
+
+
+def _no_pictures(models: Sequence[str]) -> None:
+    """Refuses what a shell makes of a pattern that is not quoted."""
+    from onnxcam.image.find import EXTENSIONS
+
+    if found := [path for path in models if Path(path).suffix.lower() in EXTENSIONS]:
+        raise OptionError(
+            f"{found[0]} is a picture, and all but the last argument are models; quote a pattern "
+            f"of pictures: '{Path(found[0]).parent / ('*' + Path(found[0]).suffix)}'"
+        )
+
+
+def _offsets(text: str, models: int) -> list[int]:
+    """What is added to class indices, for each model."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise OptionError(f"--label-offset {text}: whole numbers are needed, as 1 or 0,1") from None
+    if len(found) not in (1, models):
+        raise OptionError(f"--label-offset {text}: {len(found)} numbers for {models} models")
+    return found * models if len(found) == 1 else found
+
+
+def _study(
+    name: str, judge: Judge, dataset: str, offset: int, given: dict[str, Any],
+    before: Sequence[Study],
+) -> Study:  # fmt: skip
+    """What is asked of a model: pictures, classes and metrics that the data set allows.
+
+    The first model's choice of pictures is that of all.
+    """
+    from onnxcam.evaluate.results import Study
+    from onnxcam.evaluate.samples import by_picture, data_set, limited
+
+    explainer = judge.explainer
     pictures = Path(given["pictures"]) if given["pictures"] else None
     data = data_set(
         dataset, explainer.labels, explainer.classifier.classes, pictures=pictures,
-        label_offset=given["label_offset"],
+        label_offset=offset,
     )  # fmt: skip
-    samples = limited(data.samples, given["limit"], given["study_seed"])
+    if before:
+        chosen = {sample.name for sample in before[0].samples}
+        samples = tuple(sample for sample in data.samples if sample.name in chosen)
+    else:
+        samples = limited(data.samples, given["limit"], given["study_seed"])
     placed = any(sample.boxes or sample.mask for sample in samples)
     if not given["metrics"] and not placed:
-        metrics = [metric for metric in metrics if not metric.needs]
-    homeless = [metric.name for metric in metrics if metric.needs]
+        judge.metrics = [metric for metric in judge.metrics if not metric.needs]
+    homeless = [metric.name for metric in judge.metrics if metric.needs]
     if homeless and not placed:
         raise OptionError(
             f"{', '.join(homeless)}: boxes or masks are needed, and {dataset} has none of them"
@@ -134,31 +210,35 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
     which = given["which"] or ("label" if placed else "predicted")
     if which == "label" and all(sample.label is None for sample in samples):
         raise OptionError(f"--explain label: {dataset} names no classes; leave the option out")
-    judge = Judge(
-        explainer, [m.name for m in methods], metrics, given["layer"], own,
-        given["curve_steps"], given["batch"], given["study_seed"],
-    )  # fmt: skip
-    asked = _asked(samples, which)
-    _settle_preset(explainer, samples)
-    results = Results(judge, data, len(asked), which, {"limit": given["limit"]}, _command())
-    rows = Rows(Path(given["to"] or "evaluation"), results.settings(), given["force"])
-    if not given["quiet"] and not given["as_json"]:
-        _headline(explainer, data, asked, results, len(rows.rows))
-    known = sum(sample.name in rows.rows for sample in asked)
-    with show.Bar(len(asked), given["quiet"]) as bar:
-        bar.skip(known)
-        failed = run(judge, asked, rows, lambda number, sample: bar.start(number, sample.name))
-    failed = [*data.skipped, *failed]
-    if not rows.rows:
-        name, reason = failed[0]
-        raise PictureError(f"no picture could be judged; {name}: {reason}")
-    document = results.write(rows, failed)
-    if given["sanity"]:
-        document["sanity"] = _sanity(explainer, methods, own, given, asked, rows.folder)
-    if given["as_json"]:
-        show.document(document)
-    elif not given["quiet"]:
-        _tell(document, rows.folder)
+    judge.predicted = which == "predicted"
+    asked = by_picture(samples) if judge.predicted else samples
+    return Study(name, judge, data, asked, list(data.skipped))
+
+
+def _run(held: Sequence[tuple[Study, Rows]], quiet: bool) -> None:
+    """Judges what has no row yet, one model after the other.
+
+    Raises:
+        PictureError: nothing could be judged.
+    """
+    from onnxcam.evaluate.study import run
+
+    every = sum(len(study.samples) for study, _ in held)
+    before = 0
+    with show.Bar(every, quiet) as bar:
+        for study, rows in held:
+            known = sum(sample.name in rows.rows for sample in study.samples)
+            bar.skip(before + known)
+            on = f"{study.name}: " if len(held) > 1 else ""
+
+            def watch(number: int, sample: Sample, first: int = before, on: str = on) -> None:
+                bar.start(first + number, on + sample.name)
+
+            study.failed += run(study.judge, study.samples, rows, watch)
+            before += len(study.samples)
+            if not rows.rows:
+                name, reason = study.failed[0]
+                raise PictureError(f"{on}no picture could be judged; {name}: {reason}")
 
 
 def _sanity(
@@ -201,18 +281,6 @@ def _sanity(
     return facts
 
 
-def _asked(samples: Sequence[Sample], which: str) -> list[Sample]:
-    """The samples with the class that is explained; of several entries of a picture one is enough
-    where the model's best class is."""
-    from dataclasses import replace
-
-    if which == "label":
-        return list(samples)
-    first = {sample.path: sample for sample in reversed(samples)}
-    return [replace(sample, label=None, boxes=(), mask=None) for sample in samples
-            if first[sample.path] is sample]  # fmt: skip
-
-
 def _settle_preset(explainer: Explainer, samples: Sequence[Sample]) -> None:
     """A preset that nothing states is guessed: by the labels, else as for any pictures."""
     from onnxcam.image import Picture
@@ -246,35 +314,34 @@ def _command() -> str:
     return shlex.join(["onnxcam", *sys.argv[1:]])
 
 
-def _headline(
-    explainer: Explainer, data: DataSet, samples: Sequence[Sample], results: Any, known: int
-) -> None:
-    many = f"{len(samples)} picture{'s' if len(samples) != 1 else ''}"
-    about = f"{data.source} ({data.kind}), {many}, {results.explained}"
-    more = [("data", about), ("methods", ", ".join(results.titles.values()))]
-    show.facts(headline(explainer, more))
+def _headline(study: Study, known: int) -> None:
+    from onnxcam.evaluate.results import ASKED
+
+    data, many = study.data, _counted(len(study.samples), "picture")
+    about = f"{data.source} ({data.kind}), {many}, {ASKED[study.which]} is explained"
+    more = [("data", about), ("methods", ", ".join(study.titles.values()))]
+    show.facts(headline(study.judge.explainer, more))
     if known:
         show.line(f"{known} of them were judged before and are not judged again")
     click.echo()
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _tell(document: Mapping[str, Any], folder: Path) -> None:
-    methods = [method["name"] for method in document["methods"]]
-    held = {(row["method"], row["metric"]): row for row in document["summary"]}
-    rows = []
-    for metric in document["metrics"]:
-        means = [held.get((method, metric["name"])) for method in methods]
-        known = [row["mean"] for row in means if row]
-        if not known:
-            continue
-        best = (min if metric["better"] == "less" else max)(known)
-        cells = [
-            f"{row['mean']:.4g}{'*' if row['mean'] == best else ' '}" if row else "-"
-            for row in means
-        ]
-        rows.append((metric["name"], metric["better"], *cells))
-    show.table(("metric", "better", *methods), rows, " ".join(methods))
-    click.echo()
+    models, several = document["models"], len(document["models"]) > 1
+    for model in models:
+        if several:
+            show.line(model["name"])
+        _means(document, model["name"])
+        if model["right"] is not None:
+            right = f"{model['right']} of {_counted(model['labelled'], 'labelled picture')}"
+            show.line(f"{right} classified right")
+        click.echo()
+    if several:
+        _models_compared(document)
     show.line("* the best mean; intervals and paired tests are in the report")
     failures = document["failures"]
     for failure in failures[:SHOWN]:
@@ -288,5 +355,53 @@ def _tell(document: Mapping[str, Any], folder: Path) -> None:
         show.line(f"{cost['inferences']} inferences in {cost['seconds']:.1f} s{share}")
     for check in document.get("sanity", ()):
         show.line(check["verdict"])
-    drawn = ", sanity.svg" if document.get("sanity") else ""
+    drawn = ", sanity.svg" if document.get("sanity") and not several else ""
     show.line(f"-> {folder / 'report.html'}, results.csv, summary.json{drawn}")
+
+
+def _means(document: Mapping[str, Any], model: str) -> None:
+    """The means of a model's methods in each metric."""
+    methods = [method["name"] for method in document["methods"]]
+    held = {(r["method"], r["metric"]): r for r in document["summary"] if r["model"] == model}
+    rows = []
+    for metric in document["metrics"]:
+        means = [held.get((method, metric["name"])) for method in methods]
+        known = [row["mean"] for row in means if row]
+        if not known:
+            continue
+        best = (min if metric["better"] == "less" else max)(known)
+        cells = [
+            f"{row['mean']:.4g}{'*' if row['mean'] == best else ' '}" if row else "-"
+            for row in means
+        ]
+        rows.append((metric["name"], metric["better"], *cells))
+    show.table(("metric", "better", *methods), rows, " ".join(methods))
+
+
+def _models_compared(document: Mapping[str, Any]) -> None:
+    """Both means of every two models on the pictures that both classify right, and the verdicts."""
+    methods = [method["name"] for method in document["methods"]]
+    better = {metric["name"]: metric["better"] for metric in document["metrics"]}
+    pairs: dict[tuple[str, str], dict[tuple[str, str], Mapping[str, Any]]] = {}
+    for row in document["selection"]:
+        pairs.setdefault((row["a"], row["b"]), {})[row["metric"], row["method"]] = row
+    for (a, b), held in pairs.items():
+        show.line(f"{a} / {b}")
+        rows = []
+        for metric, which in better.items():
+            cells = [_both(held.get((metric, method)), which) for method in methods]
+            if any(cell != "-" for cell in cells):
+                rows.append((metric, which, *cells))
+        show.table(("metric", "better", *methods), rows, " ".join(methods))
+        click.echo()
+    for verdict in document["verdicts"]:
+        show.line(verdict["sentence"])
+    click.echo()
+
+
+def _both(row: Mapping[str, Any] | None, better: str) -> str:
+    if row is None:
+        return "-"
+    a, b = row["mean_a"], row["mean_b"]
+    best = (min if better == "less" else max)(a, b)
+    return " / ".join(f"{mean:.4g}{'*' if mean == best else ' '}" for mean in (a, b))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -55,6 +56,7 @@ class Judge:
         steps: of insertion and deletion curves.
         batch: altered pictures that go through the model at once.
         seed: of all that is drawn.
+        predicted: explain the model's best class, whatever the sample's is.
     """
 
     explainer: Explainer
@@ -65,6 +67,7 @@ class Judge:
     steps: int = 32
     batch: int = 16
     seed: int = 0
+    predicted: bool = False
     cost: Cost = field(default_factory=Cost)
 
     def __call__(
@@ -77,13 +80,16 @@ class Judge:
         """
         start = perf_counter()
         picture = read_picture(sample.path, max_pixels=self.explainer.max_pixels)
+        asked = None if self.predicted else sample.label
         found = self.explainer.compare(
-            picture, self.methods, sample.label, [self.layer], progress, **self.options
+            picture, self.methods, asked, [self.layer], progress, **self.options
         )
         self.cost.inferences += len(self.methods)
         first = found[0]
         target, best = int(first.target.reshape(-1)[0]), int(first.scores[0].argmax())
         tensor = first.preset.tensor(picture)
+        labels = {entry.label for entry in sample.entries} - {None}
+        label = best if self.predicted and best in labels else sample.label
         view = self._view(sample, first, tensor, target)
         own = {one.method: self._measured(Trial(view, one.of()), tensor, one) for one in found}
         row = {
@@ -92,6 +98,8 @@ class Judge:
             "target_name": first.label(target),
             "predicted": best,
             "predicted_name": first.label(best),
+            "label": label,
+            "right": best == label if labels else None,
             "logit": _rounded(view.logit),
             "probability": _rounded(view.probability),
             "methods": own,
@@ -105,18 +113,19 @@ class Judge:
         size = found.picture.height, found.picture.width
         black = found.preset.tensor(Picture(np.zeros((*size, 3), np.uint8)))
         logits, probabilities = self._scores(tensor, target)
-        mask = None if sample.mask is None else self._mask(sample, size)
+        mine = [entry for entry in sample.entries if entry.label in (None, target)]
+        boxes = mine[0].boxes if mine else ()
+        mask = self._mask(mine[0].mask, size) if mine and mine[0].mask else None
         return View(
             self._planes(tensor)[0], self._planes(black)[0], float(logits[0]),
-            float(probabilities[0]), size, found.geometry, sample.boxes, mask, self.seed,
+            float(probabilities[0]), size, found.geometry, boxes, mask, self.seed,
         )  # fmt: skip
 
-    def _mask(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
-        assert sample.mask is not None
-        pixels = read_picture(sample.mask, max_pixels=self.explainer.max_pixels).pixels
+    def _mask(self, path: Path, size: tuple[int, int]) -> np.ndarray:
+        pixels = read_picture(path, max_pixels=self.explainer.max_pixels).pixels
         if pixels.shape[:2] != size:
             raise PictureError(
-                f"{sample.mask}: the mask is {pixels.shape[1]}×{pixels.shape[0]} and its picture "
+                f"{path}: the mask is {pixels.shape[1]}×{pixels.shape[0]} and its picture "
                 f"{size[1]}×{size[0]}; they must be of one size"
             )
         return np.asarray(pixels.any(axis=-1))

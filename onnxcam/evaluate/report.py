@@ -28,10 +28,11 @@ from onnxcam.evaluate.markup import (
     table,
     text,
 )
+from onnxcam.evaluate.pairs import method_tests, model_tests
 from onnxcam.evaluate.plots import curve_figure, curve_title, whisker
+from onnxcam.evaluate.statistics import ALPHA
 from onnxcam.resources import resource
 
-SIGNIFICANT = 0.05
 UNSCRIPTED = "<noscript><p>The pictures are shown by a script.</p></noscript>"
 
 
@@ -40,8 +41,9 @@ def page(study: Study, pictures: Pictures) -> str:
 
     Args:
         study: what was found, as plain data: `onnxcam`, `made`, `command`, `models`, `data`,
-            `settings`, `metrics`, `methods`, `summary`, `tests`, `curves`, `rows`, `failures`,
-            `inferences`, `seconds`, `throughput`. Numbers may be None or NaN: nothing was found.
+            `settings`, `metrics`, `methods`, `summary`, `tests`, `selection` and `verdicts` (of
+            several models), `curves`, `rows`, `failures`, `inferences`, `seconds`, `throughput`.
+            Numbers may be None or NaN: nothing was found.
         pictures: gives for the name of a picture and of a method its overlay as JPEG, for the
             method "" the photograph itself; None where there is none. With several models a row
             may say in `overlay` what to ask for in place of the method's name; without it only
@@ -54,9 +56,10 @@ def page(study: Study, pictures: Pictures) -> str:
     title = f"Faithfulness of explanations of {', '.join(names)}"
     before = {
         "summary": ("Summary", _summary(study)),
+        "selection": ("Models compared", model_tests(study)),
         "metrics": ("Metrics", _metrics(study)),
         "curves": ("Curves", _curves(study)),
-        "tests": ("Pairwise tests", _tests(study)),
+        "tests": ("Pairwise tests", method_tests(study)),
     }
     after = {
         "failures": ("Pictures left out", _failures(study)),
@@ -147,7 +150,7 @@ def best_and_near(study: Study, model: str, metric: Mapping[str, Any]) -> tuple[
     for test in study["tests"]:
         if test["model"] == model and test["metric"] == metric["name"] and known(test["p"]):
             pair = {test["a"], test["b"]}
-            if test["p"] >= SIGNIFICANT and len(pair & best) == 1:
+            if test["p"] >= ALPHA and len(pair & best) == 1:
                 near |= pair - best
     return best, near & means.keys()
 
@@ -189,7 +192,7 @@ def _summary(study: Study) -> str:
         key.append("<li><b>best mean</b></li>")
         key.append(
             '<li><span class="near">not told apart</span> from the best by a test '
-            f"(p ≥ {SIGNIFICANT}, not corrected for the number of tests)</li>"
+            f"(p ≥ {ALPHA}, not corrected for the number of tests)</li>"
         )
     key.append("<li>small print: 95\u00a0% bootstrap interval, and the pictures it rests on</li>")
     return f'<ul class="key">{"".join(key)}</ul>\n' + "\n".join(blocks)
@@ -247,55 +250,6 @@ def _curves(study: Study) -> str:
         return ""
     note = "<p>Means over the pictures, with their 95\u00a0% bootstrap intervals.</p>"
     return f'{note}\n<div class="plots">{"".join(figures)}</div>'
-
-
-def _tests(study: Study) -> str:
-    """Every pair of methods on every metric, folded away."""
-    titles = {m["name"]: text(m["title"]) for m in study["methods"]}
-    metrics = {m["name"]: m for m in study["metrics"]}
-    several, clear = len(study["models"]) > 1, 0
-    rows: dict[str, list[str]] = {}
-    for test in study["tests"]:
-        unit = metrics[test["metric"]]["unit"] if test["metric"] in metrics else ""
-        a, b = (titles.get(test[key], text(test[key])) for key in "ab")
-        sure = known(test["p"]) and test["p"] < SIGNIFICANT
-        clear += sure
-        p = _chance(test["p"])
-        ends = interval(test["low"], test["high"], unit)
-        cells = [number(test["difference"], unit), ends, f"<b>{p}</b>" if sure else p]
-        cells += [text(test[key]) for key in ("wins", "ties", "losses", "count")]
-        rows.setdefault(test["metric"], []).append(
-            f'<tr><th scope="row">{a} − {b}</th>'
-            + (f"<td>{text(test['model'])}</td>" if several else "")
-            + "".join(f'<td class="n">{cell}</td>' for cell in cells)
-            + "</tr>"
-        )
-    if not rows:
-        return ""
-    left = ["Methods a − b", *["Model"] * several]
-    right = ["Difference", "95\u00a0% interval", "p", "Wins of a", "Ties", "Losses", "Pictures"]
-    heads = [f'<th scope="col">{name}</th>' for name in left]
-    heads += [f'<th scope="col" class="n">{name}</th>' for name in right]
-    bodies = [
-        f'<tbody><tr class="group"><th colspan="{len(heads)}" scope="rowgroup">'
-        f"{text(metrics[name]['title'] if name in metrics else name)}</th></tr>"
-        f"{''.join(own)}</tbody>"
-        for name, own in rows.items()
-    ]
-    count = counted(sum(map(len, rows.values())), "test")
-    shown = table(heads, bodies, "tests", "Pairwise tests")
-    return (
-        "<p>Picture by picture: the mean difference, the two-sided p of no difference (not "
-        "corrected for the number of tests), and on how many pictures a was the better one.</p>\n"
-        f"<details><summary>{count}, {clear} with p &lt; {SIGNIFICANT}"
-        f"</summary>{shown}</details>"
-    )
-
-
-def _chance(p: Any) -> str:
-    if not known(p):
-        return NOTHING
-    return "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _failures(study: Study) -> str:

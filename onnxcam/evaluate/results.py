@@ -6,47 +6,51 @@ import csv
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from onnxcam import __version__
+from onnxcam.errors import OptionError
 from onnxcam.evaluate.judge import Judge
 from onnxcam.evaluate.report import page
-from onnxcam.evaluate.samples import DataSet
+from onnxcam.evaluate.samples import DataSet, Sample
+from onnxcam.evaluate.selection import both_right, compared, verdicts
 from onnxcam.evaluate.study import Rows, curves, summary, tests
 from onnxcam.files import write_atomic
 from onnxcam.methods import method_named
 
-ASKED = {"predicted": "the model's best class is explained", "label": "the labelled class"}
+ASKED = {"predicted": "the model's best class", "label": "the labelled class"}
+SHARED = ("picture", "target", "target_name", "predicted_name", "probability", "right")
+"""What rows of a picture have in common in tables."""
 
 
 @dataclass(eq=False)
-class Results:
-    """The results of a study.
+class Study:
+    """One model on a data set.
 
     Attributes:
-        judge: what judged.
-        data: the data set.
-        count: pictures that were asked for.
-        which: "predicted" or "label".
-        more: further settings, for the page.
-        command: what repeats it.
+        name: of the model, unlike those of the others.
+        judge: what judges.
+        data: the data set, with the model's classes.
+        samples: of it, those that are asked for.
+        failed: name and reason of those that could not be judged.
     """
 
+    name: str
     judge: Judge
     data: DataSet
-    count: int
-    which: str
-    more: Mapping[str, Any]
-    command: str
+    samples: Sequence[Sample]
+    failed: list[tuple[str, str]] = field(default_factory=list)
 
     @property
-    def explained(self) -> str:
-        """In words, which class is explained."""
-        return ASKED[self.which]
+    def which(self) -> str:
+        """Which class is explained."""
+        return "predicted" if self.judge.predicted else "label"
 
     @property
     def titles(self) -> dict[str, str]:
@@ -57,7 +61,6 @@ class Results:
         """All that the numbers of a row depend on."""
         judge, explainer = self.judge, self.judge.explainer
         path, preset = explainer.path, explainer.preset
-        recipe = explainer.recipe
         return {
             "onnxcam": __version__,
             "model": explainer.classifier.name,
@@ -67,73 +70,114 @@ class Results:
             "methods": list(judge.methods),
             "options": judge.options,
             "layer": judge.layer,
-            "score": recipe.score,
+            "score": explainer.recipe.score,
             "smooth": explainer.smooth,
             "metrics": [metric.name for metric in judge.metrics],
             "steps": judge.steps,
             "seed": judge.seed,
         }
 
-    def document(self, rows: Rows, failed: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """Everything but the rows, as `report.page` and summary.json have it."""
-        judge, seed = self.judge, self.judge.seed
-        held = list(rows.rows.values())
-        names = [metric.name for metric in judge.metrics]
-        model = judge.explainer.classifier.name
-        own = {"model": model}
-        return {
-            "onnxcam": __version__,
-            "made": time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "command": self.command,
-            "models": [self._model()],
-            "data": {
-                "source": self.data.source,
-                "kind": self.data.kind,
-                "pictures": len(held),
-                "with_boxes": sum(bool(s.boxes or s.mask) for s in self.data.samples),
-                "explained": self.explained,
-            },
-            "settings": {**self.settings(), **self.more},
-            "metrics": [
-                {n: getattr(m, n) for n in
-                 ("name", "title", "group", "better", "unit", "formula", "source")}
-                for m in judge.metrics
-            ],
-            "methods": [{"name": name, "title": title} for name, title in self.titles.items()],
-            "summary": [own | row for row in summary(held, judge.methods, names, seed)],
-            "tests": [own | row for row in tests(held, judge.methods, names, seed)],
-            "curves": [own | row for row in curves(held, judge.methods, seed)],
-            "failures": [{"picture": name, "reason": reason} for name, reason in failed],
-            "cost": self._cost(),
-        }  # fmt: skip
-
-    def _model(self) -> dict[str, Any]:
+    def facts(self, rows: Rows) -> dict[str, Any]:
+        """The model, as the report shows it."""
         explainer = self.judge.explainer
         layer, preset = explainer.recipe.layer, explainer.preset
+        right = [row["right"] for row in rows.rows.values() if row["right"] is not None]
         return {
-            "name": explainer.classifier.name,
+            "name": self.name,
             "file": str(explainer.path or ""),
             "layer": "" if layer is None else layer.tensor,
             "classes": explainer.classifier.classes,
             "preset": "" if preset is None else preset.name,
+            "right": sum(right) if right else None,
+            "labelled": len(right),
         }
+
+
+@dataclass(eq=False)
+class Results:
+    """The results of studies of one or several models with the same methods and metrics.
+
+    Attributes:
+        studies: of each model, with its rows.
+        more: further settings, for the page.
+        command: what repeats it.
+    """
+
+    studies: Sequence[tuple[Study, Rows]]
+    more: Mapping[str, Any]
+    command: str
+
+    def document(self) -> dict[str, Any]:
+        """Everything but the rows, as `report.page` and summary.json have it."""
+        first = self.studies[0][0]
+        methods, metrics, seed = first.judge.methods, first.judge.metrics, first.judge.seed
+        names = [metric.name for metric in metrics]
+        tables = {study.name: list(rows.rows.values()) for study, rows in self.studies}
+        found: dict[str, list[Any]] = {"summary": [], "tests": [], "curves": []}
+        for model, held in tables.items():
+            own = {"model": model}
+            found["summary"] += [own | row for row in summary(held, methods, names, seed)]
+            found["tests"] += [own | row for row in tests(held, methods, names, seed)]
+            found["curves"] += [own | row for row in curves(held, methods, seed)]
+        settings: dict[str, Any] = {study.name: study.settings() for study, _ in self.studies}
+        pictures = {(a, b): len(both_right(tables[a], tables[b])[0])
+                    for a, b in combinations(tables, 2)}  # fmt: skip
+        selection = compared(tables, methods, names, seed)
+        return {
+            "onnxcam": __version__,
+            "made": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "command": self.command,
+            "models": [study.facts(rows) for study, rows in self.studies],
+            "data": {
+                "source": first.data.source,
+                "kind": first.data.kind,
+                "pictures": len({row["picture"] for held in tables.values() for row in held}),
+                "with_boxes": sum(bool(s.boxes or s.mask) for s in first.data.samples),
+                "explained": ASKED[first.which],
+            },
+            "settings": {**(settings if len(settings) > 1 else settings[first.name]), **self.more},
+            "metrics": [
+                {n: getattr(m, n) for n in
+                 ("name", "title", "group", "better", "unit", "formula", "source")}
+                for m in metrics
+            ],
+            "methods": [{"name": name, "title": title} for name, title in first.titles.items()],
+            **found,
+            "selection": selection,
+            "verdicts": verdicts(selection, pictures),
+            "failures": self._failures(),
+            "cost": self._cost(),
+        }  # fmt: skip
+
+    def _failures(self) -> list[dict[str, str]]:
+        """What failed; with several models, of which, unless it did alike with all."""
+        by: dict[tuple[str, str], list[str]] = {}
+        for study, _ in self.studies:
+            for one in dict.fromkeys(study.failed):
+                by.setdefault(one, []).append(study.name)
+        return [
+            {"picture": name, "reason": why if len(models) == len(self.studies)
+             else f"{', '.join(models)}: {why}"}
+            for (name, why), models in by.items()
+        ]  # fmt: skip
 
     def _cost(self) -> dict[str, Any]:
         """Inferences and seconds, and their rate over that of the plain model in the same run.
 
         No rate where most inferences were explanations: methods share theirs.
         """
-        cost = self.judge.cost
-        rate = cost.inferences / cost.whole if cost.whole else 0.0
-        plain = cost.judged / cost.model if cost.model else 0.0
+        costs = [study.judge.cost for study, _ in self.studies]
+        inferences, judged = (sum(getattr(c, n) for c in costs) for n in ("inferences", "judged"))
+        whole = sum(cost.whole for cost in costs)
+        plain = sum(c.model * c.inferences / c.judged for c in costs if c.judged)
         return {
-            "inferences": cost.inferences,
-            "seconds": cost.whole,
-            "throughput": rate / plain if 2 * cost.judged > cost.inferences else None,
+            "inferences": inferences,
+            "seconds": whole,
+            "throughput": plain / whole if whole and 2 * judged > inferences else None,
         }
 
-    def write(self, rows: Rows, failed: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """Writes summary.json, results.csv and report.html into the folder of the rows.
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Writes summary.json, results.csv and report.html into a folder.
 
         Returns:
             The document of summary.json.
@@ -141,44 +185,66 @@ class Results:
         Raises:
             OutputError: the system refuses.
         """
-        found = self.document(rows, failed)
+        found = self.document()
         text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-        write_atomic(rows.folder / "summary.json", text.encode(), force=True)
-        long = self._long(rows)
-        write_atomic(rows.folder / "results.csv", self._csv(long), force=True)
-        by_name = rows.rows
-
-        def picture(name: str, method: str) -> bytes | None:
-            path = rows.picture(by_name[name], method)
-            return path.read_bytes() if path.is_file() else None
-
-        html = page({**found, **found["cost"], "rows": long}, picture)
-        write_atomic(rows.folder / "report.html", html.encode(), force=True)
+        write_atomic(folder / "summary.json", text.encode(), force=True)
+        long = self._long()
+        write_atomic(folder / "results.csv", self._csv(long), force=True)
+        html = page({**found, **found["cost"], "rows": long}, self._picture)
+        write_atomic(folder / "report.html", html.encode(), force=True)
         return found
 
-    def _long(self, rows: Rows) -> list[dict[str, Any]]:
-        """A row for each picture and method."""
-        shared = ("picture", "target", "target_name", "predicted_name", "probability")
+    def _picture(self, name: str, overlay: str) -> bytes | None:
+        """The JPEG of a picture for `report.page`; an overlay is a model's number and a method."""
+        number, _, method = overlay.partition("/")
+        for _, rows in [self.studies[int(number)]] if overlay else self.studies:
+            if name in rows.rows:
+                path = rows.picture(rows.rows[name], method)
+                return path.read_bytes() if path.is_file() else None
+        return None
+
+    def _long(self) -> list[dict[str, Any]]:
+        """A row for each model, picture and method."""
         return [
             {
-                "model": self.judge.explainer.classifier.name,
+                "model": study.name,
                 "method": method,
-                **{name: row[name] for name in shared},
+                **{name: row[name] for name in SHARED},
                 "values": own["values"],
+                "overlay": f"{number}/{method}",
             }
+            for number, (study, rows) in enumerate(self.studies)
             for row in rows.rows.values()
             for method, own in row["methods"].items()
         ]
 
     def _csv(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
         stream = io.StringIO(newline="")
-        names = [metric.name for metric in self.judge.metrics]
+        names = [metric.name for metric in self.studies[0][0].judge.metrics]
         writer = csv.writer(stream, lineterminator="\n")
-        head = ["picture", "method", "target", "target_name", "predicted_name", "probability"]
+        head = ["model", "method", *SHARED]
         writer.writerow([*head, *names])
         for row in rows:
             writer.writerow([row[n] for n in head] + [row["values"][n] for n in names])
         return stream.getvalue().encode()
+
+
+def distinct(paths: Sequence[str]) -> list[str]:
+    """A name for each of several model files: its own, with as many folders as tell all apart.
+
+    Raises:
+        OptionError: a file is named twice.
+    """
+    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    if len(set(parts)) < len(parts):
+        twice = next(path for i, path in enumerate(paths) if parts.index(parts[i]) < i)
+        raise OptionError(f"{twice} is named twice; name each model once")
+    names = [part[-1] for part in parts]
+    depth = 1
+    while len(set(names)) < len(names):
+        depth += 1
+        names = ["/".join(part[-depth:]) for part in parts]
+    return names
 
 
 def _digest(path: Path) -> str:

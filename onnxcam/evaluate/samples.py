@@ -21,7 +21,7 @@ from onnxcam.image import find_pictures
 from onnxcam.image.find import EXTENSIONS
 from onnxcam.labels import fold, resolve_target
 
-__all__ = ["Box", "DataSet", "Sample", "data_set", "limited"]
+__all__ = ["Box", "DataSet", "Sample", "by_picture", "data_set", "limited"]
 
 FEW = 3
 """Reasons in the message of a set without a usable picture."""
@@ -43,6 +43,7 @@ class Sample:
         label: index of the class that is asked about; None for the model's top class.
         boxes: edges of that class's objects, in pixels of the picture as it is shown.
         mask: a picture of the object: pixels other than zero belong to it.
+        also: samples of the same picture for other classes, where only one of all is judged.
     """
 
     name: str
@@ -50,6 +51,12 @@ class Sample:
     label: int | None = None
     boxes: tuple[Box, ...] = ()
     mask: Path | None = None
+    also: tuple[Sample, ...] = ()
+
+    @property
+    def entries(self) -> tuple[Sample, ...]:
+        """This one and those of other classes."""
+        return self, *self.also
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,14 @@ def limited(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sa
         for turn, place in enumerate(sorted(places, key=lambda p: drawn(samples[p].name)))
     ]
     return tuple(samples[place] for place in sorted(place for *_, place in sorted(turns)[:limit]))
+
+
+def by_picture(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """One sample for each picture, the first: with those of its other classes in `also`."""
+    found: dict[Path, list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(sample.path, []).append(sample)
+    return tuple(replace(first, also=tuple(others)) for first, *others in found.values())
 
 
 # --- what a user can name ------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 RESAMPLES = 2000
 SHARE = 0.95
+ALPHA = 0.05
+"""A difference whose p is below is taken to be one."""
 MOST_AT_ONCE = 1_000_000
 """Values drawn at once: what a resampling holds in memory."""
 EXACT = 13
@@ -90,6 +93,23 @@ def paired(a: np.ndarray, b: np.ndarray, better: str, seed: int = 0) -> Paired |
         float(gain.mean()), low, high, _flipped(gain, seed), len(gain),
         int(good.sum()), ties, len(gain) - ties - int(good.sum()),
     )  # fmt: skip
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected for the number of tests (Holm, Scand. J. Statist. 6, 1979).
+
+    Args:
+        ps: of the tests of one family, in any order.
+
+    Returns:
+        The corrected ones, in the same order: one below α keeps the chance of any false finding in
+        the family below α.
+    """
+    adjusted, least = [1.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[place]))
+        adjusted[place] = least
+    return adjusted
 
 
 def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
