@@ -35,14 +35,17 @@ def model_tests(study: Study) -> str:
     """What tells the models apart, in sentences; and every test behind them, folded away."""
     tests = study.get("selection", ())
     titles = {m["name"]: text(m["title"]) for m in study["methods"]}
+    models = [text(model["name"]) for model in study["models"]]
+    each = "" if len(models) > 2 else f" a is {models[0]}, b is {models[-1]}."
 
     def left(test: Mapping[str, Any], unit: str) -> list[str]:
-        return [titles.get(test["method"], text(test["method"])), text(test["a"]), text(test["b"])]
+        named = [] if each else [text(test["a"]), text(test["b"])]
+        return [titles.get(test["method"], text(test["method"])), *named]
 
     def means(test: Mapping[str, Any], unit: str) -> list[str]:
         return [number(test[key], unit) for key in ("mean_a", "mean_b")]
 
-    heads = ["Method", "Model a", "Model b"]
+    heads = ["Method", *([] if each else ["Model a", "Model b"])]
     shown = _folded(study, tests, heads, left, ["Mean of a", "Mean of b"], means)
     if not shown:
         return ""
@@ -51,7 +54,7 @@ def model_tests(study: Study) -> str:
     which = "that both models classify correctly" if known_right else "that both models have"
     return (
         f"<p>On the pictures {which}, the tests of a sentence corrected for their number (Holm), "
-        f"those of the table not.</p>\n<ul>{said}</ul>\n{shown}"
+        f"those of the table not.{each}</p>\n<ul>{said}</ul>\n{shown}"
     )
 
 
