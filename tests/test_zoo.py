@@ -133,6 +133,27 @@ def test_operators_of_the_float64_check(body: str) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_the_float64_check_forgets_only_what_nothing_needs() -> None:
+    body = """
+        a = Relu(x)
+        p = Exp(x)
+        y = Loop(n, , a) <body = step (int64 i, bool c, float s) => (bool d, float t) {
+            d = Identity(c)
+            b = Mul(s, p)
+            t = Add(b, half)
+        }>
+        z = Add(y, a)"""
+    held = {"n": np.array(2), "half": np.array(0.5, np.float32)}
+    proto = models.model(body, held, "float[2,3] x", "float[2,3] z")
+    x = models.images(2, 3)
+    frugal = zoo_double._Frugal(proto)
+    (found,) = frugal.run(["z"], {"x": x})
+    (wanted,) = ReferenceEvaluator(proto).run(None, {"x": x})
+    np.testing.assert_array_equal(found, wanted)
+    kept, found = frugal.run(["p", "z"], {"x": x})
+    np.testing.assert_array_equal(kept, np.exp(x))
+
+
 def test_results_survive(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     zoo.Results(path).add(ROW)

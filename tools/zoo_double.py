@@ -247,8 +247,39 @@ def _explained(path: str, method: str) -> tuple[Any, Callable[[Array, Array], Ar
     return classifier, run
 
 
-def _evaluator(model: Any) -> ReferenceEvaluator:
-    return ReferenceEvaluator(doubled(model.complete()), new_ops=OPS)
+class _Frugal:
+    """The onnx package's evaluator; what no node needs any more is not kept."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.evaluator = ReferenceEvaluator(proto, new_ops=OPS)
+        self.last = {
+            name: place for place, node in enumerate(proto.graph.node) for name in _read(node)
+        }
+
+    def run(self, wanted: list[str], feeds: dict[str, Array]) -> list[Array]:
+        """The values of the names that are wanted."""
+        held: dict[str, Any] = {"": None, **self.evaluator.rt_inits_, **feeds}
+        for place, node in enumerate(self.evaluator.rt_nodes_):
+            inputs = [held[name] for name in node.input]
+            more = {"context": held} if node.need_context() else {}
+            held.update(zip(node.output, node.run(*inputs, **more), strict=False))
+            for name in {*node.input, *node.output} - {"", *wanted}:
+                if self.last.get(name, -1) <= place:
+                    held.pop(name, None)
+        return [held[name] for name in wanted]
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """The names that a node reads, and all that its subgraphs read."""
+    graphs = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
+    names = set(node.input)
+    for graph in graphs:
+        names |= {v.name for v in graph.output}.union(*map(_read, graph.node))
+    return names
+
+
+def _evaluator(model: Any) -> _Frugal:
+    return _Frugal(doubled(model.complete()))
 
 
 JUDGES = {"gradient": ("slope64", slope_error), "gradcam": ("gradcam64", gradcam_error)}

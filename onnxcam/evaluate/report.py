@@ -100,9 +100,9 @@ def _lead(study: Study) -> str:
     )
     boxes = f", {data['with_boxes']} with boxes" if data.get("with_boxes") else ""
     price = []
-    if known(study["inferences"]):
+    if study["inferences"]:  # none where all rows are of earlier runs
         price.append(f"{study['inferences']:,} inferences".replace(",", "\u202f"))
-    if known(study["seconds"]):
+    if price and known(study["seconds"]):
         price.append(f"in {lasted(study['seconds'])}")
     if known(study["throughput"]):
         price.append(f"at {100 * study['throughput']:.0f}\u00a0% of the speed of plain inference")
