@@ -201,12 +201,10 @@ def _looked_into(family: str, model: str, undecided: bool) -> str:
 
 
 LOOKED_INTO = {
-    "timm csatv2": "Its last attention takes its input as it is; the expert's map is behind it.",
     "timm efficientvim_m1": "Every stage has a classifier of its own: the last map that all ways "
     "to the score pass is the first stage's.",
     "timm *nas*large": "Its own float32 gradient is off as far; the check in float64 takes "
     "more than 8 GiB.",
-    "timm volo_d1_224": "Not looked into yet.",
     "variants vit_b_16": "ONNX Runtime itself crashes when it makes a session of the fp16 file; "
     "the others are rows of 2026-11-25, from before their tokens were found.",
 }

@@ -24,6 +24,8 @@ _LAYERS = {  # pattern of the name → the expert's layer, where it is not forwa
     "edgenext.*": "stages[-1].blocks[-1].norm_xca",
     "cait.*": "blocks_token_only[-1].norm1",
     "xcit.*": "cls_attn_blocks[-1].norm1",
+    "volo.*": "post_network[-1].norm1",
+    "csatv2.*": "stages[-1][-1].attn, its input",
     "coat_tiny": "parallel_blocks[-1].norm13",
     "coat_lite.*": "serial_blocks4[-1].norm1",
     "crossvit.*": "blocks[-1].fusion[-1].norm1",
