@@ -27,7 +27,7 @@ from onnxcam.image import (
     save_image,
     seen,
 )
-from onnxcam.targets import signed
+from onnxcam.targets import coded, signed
 
 RAW = (".npz", ".npy")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -105,11 +105,15 @@ class Explanation:
     @property
     def decisions(self) -> list[str]:
         """What was explained, in the order of `target`: "cat", or "not cat"."""
-        pairs = zip(self.target.reshape(-1), self.negated.reshape(-1), strict=True)
-        return [self._denied(int(t)) if no else self.label(int(t)) for t, no in pairs]
+        codes = coded(self.target, self.negated, self.scores.shape[-1])
+        return [self.decision(int(code)) for code in codes.reshape(-1)]
 
-    def _denied(self, index: int) -> str:
-        return self.opposite if self.opposite is not None else f"not {self.label(index)}"
+    def decision(self, code: int) -> str:
+        """The name of what a code of `targets` asks about: "cat", or "not cat"."""
+        classes = self.scores.shape[-1]
+        if code < classes:
+            return self.label(code)
+        return self.opposite if self.opposite is not None else f"not {self.label(code - classes)}"
 
     def facts(self) -> dict[str, Any]:
         """What a machine wants to read: settings, classes and scores, without the arrays."""

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from scenes import describe, draw
 
+from models import ONE_UNIT, one_unit
 from onnxcam import Explainer
 from onnxcam.cli import main
 from onnxcam.errors import OptionError
@@ -160,6 +162,33 @@ def test_the_predicted_class_has_its_boxes_where_it_is_labelled(scenes: Path) ->
     row, _ = Judge(explainer, ["saliency"], metrics_named(["energy"]))(other)
     assert row["right"] is False and row["target"] == other.label
     assert row["methods"]["saliency"]["values"]["energy"] == 100
+
+
+@pytest.mark.parametrize("tail", ["sigmoid (N, 1)", "logit (N,)"])
+def test_a_head_of_one_unit_has_two_decisions(tail: str, scenes: Path, tmp_path: Path) -> None:
+    path, names = tmp_path / "one.onnx", tmp_path / "names.txt"
+    onnx.save(one_unit(*ONE_UNIT[tail][:2], bias=-9.0), path)
+    names.write_text("sound\nbroken\n")
+    (tmp_path / "list.csv").write_text("file,label\n0.png,0\n1.png,broken\n2.png,sound\n")
+    how = ("--pictures", scenes, "--preset", "raw-1", "--metrics", "drop-soft", "--methods")
+    asked = (path, tmp_path / "list.csv", *how, "ablation-cam", "--to", tmp_path / "study")
+    found = cli(*asked, "--labels", names)
+    assert found.exit_code == 0, found.output
+    assert "2 of 3 labelled pictures classified right" in found.output
+    lines = (tmp_path / "study" / "rows.jsonl").read_text("utf-8").splitlines()[1:]
+    explainer = Explainer(path, "ablation-cam", preset="raw-1", class_names=["sound", "broken"])
+    for line, right in zip(lines, (True, False, True), strict=True):
+        held = json.loads(line)
+        assert (held["target"], held["target_name"], held["right"]) == (1, "sound", right)
+        against = explainer.explain(scenes / held["picture"], "not:0")
+        assert held["logit"] == pytest.approx(float(against.target_score[0]), rel=1e-4)
+        unit = explainer.probabilities(against.preset.tensor(against.picture))[0, 0]
+        assert held["probability"] == pytest.approx(1 - unit, rel=1e-5) and unit < 0.5
+    labelled = cli(*asked, "--labels", names, "--explain", "label", "--force", "--json")
+    rows = list(csv.DictReader((tmp_path / "study" / "results.csv").read_text().splitlines()))
+    assert labelled.exit_code == 0 and [row["target"] for row in rows] == ["1", "0", "1"]
+    unnamed = cli(*asked, "--force")
+    assert "the class names are not known; give an index from 0 to 1" in unnamed.output
 
 
 @pytest.mark.parametrize(

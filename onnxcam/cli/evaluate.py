@@ -192,7 +192,7 @@ def _study(
     pictures = Path(given["pictures"]) if given["pictures"] else None
     data = data_set(
         dataset, explainer.labels, explainer.classifier.classes, pictures=pictures,
-        label_offset=offset,
+        label_offset=offset, opposite=explainer.opposite,
     )  # fmt: skip
     if before:
         chosen = {sample.name for sample in before[0].samples}

@@ -20,6 +20,7 @@ from onnxcam.evaluate.samples import Sample
 from onnxcam.evaluate.trial import Trial, View
 from onnxcam.explanation import PictureExplanation
 from onnxcam.image import Picture, jpeg, panel, read_picture
+from onnxcam.targets import signed
 
 DISTURBED, RADIUS = 8, 0.02
 """Copies of a picture for max-sensitivity, and the noise's bound as a share of the range."""
@@ -80,24 +81,26 @@ class Judge:
         """
         start = perf_counter()
         picture = read_picture(sample.path, max_pixels=self.explainer.max_pixels)
-        asked = None if self.predicted else sample.label
+        tensor = self.explainer.preset_for([picture])[0].tensor(picture)
+        logits, probabilities = self._run(tensor)
+        best = self._best(logits[0])
+        code = best if self.predicted or sample.label is None else sample.label
         found = self.explainer.compare(
-            picture, self.methods, asked, [self.layer], progress, **self.options
+            picture, self.methods, self._asked(code), [self.layer], progress, **self.options
         )
         self.cost.inferences += len(self.methods)
         first = found[0]
-        target, best = int(first.target.reshape(-1)[0]), int(first.scores[0].argmax())
-        tensor = first.preset.tensor(picture)
         labels = {entry.label for entry in sample.entries} - {None}
         label = best if self.predicted and best in labels else sample.label
-        view = self._view(sample, first, tensor, target)
-        own = {one.method: self._measured(Trial(view, one.of()), tensor, one) for one in found}
+        view = self._view(sample, first, tensor, code, (logits, probabilities))
+        own = {one.method: self._measured(Trial(view, one.of()), tensor, code, one)
+               for one in found}  # fmt: skip
         row = {
             "picture": sample.name,
-            "target": target,
-            "target_name": first.label(target),
+            "target": code,
+            "target_name": first.decision(code),
             "predicted": best,
-            "predicted_name": first.label(best),
+            "predicted_name": first.decision(best),
             "label": label,
             "right": best == label if labels else None,
             "logit": _rounded(view.logit),
@@ -107,13 +110,30 @@ class Judge:
         self.cost.whole += perf_counter() - start
         return row, {"": _jpeg(picture), **{one.method: _jpeg(picture, one) for one in found}}
 
+    @property
+    def _classes(self) -> int:
+        return self.explainer.classifier.classes
+
+    def _best(self, logits: np.ndarray) -> int:
+        """The model's best decision; of a head of one unit that may be the one against it."""
+        return int(logits[0] <= 0) if self._classes == 1 else int(logits.argmax())
+
+    def _asked(self, code: int) -> int | str:
+        """A decision as `Explainer` takes it."""
+        return code if code < self._classes else f"not:{code - self._classes}"
+
     def _view(
-        self, sample: Sample, found: PictureExplanation, tensor: np.ndarray, target: int
+        self,
+        sample: Sample,
+        found: PictureExplanation,
+        tensor: np.ndarray,
+        code: int,
+        scores: tuple[np.ndarray, np.ndarray],
     ) -> View:
         size = found.picture.height, found.picture.width
         black = found.preset.tensor(Picture(np.zeros((*size, 3), np.uint8)))
-        logits, probabilities = self._scores(tensor, target)
-        mine = [entry for entry in sample.entries if entry.label in (None, target)]
+        logits, probabilities = self._own(scores, code)
+        mine = [entry for entry in sample.entries if entry.label in (None, code)]
         boxes = mine[0].boxes if mine else ()
         mask = self._mask(mine[0].mask, size) if mine and mine[0].mask else None
         return View(
@@ -131,12 +151,12 @@ class Judge:
         return np.asarray(pixels.any(axis=-1))
 
     def _measured(
-        self, trial: Trial, tensor: np.ndarray, found: PictureExplanation
+        self, trial: Trial, tensor: np.ndarray, code: int, found: PictureExplanation
     ) -> dict[str, Any]:
         """All metrics of one map, and the curves behind them."""
-        self._judge(trial, int(found.target.reshape(-1)[0]))
+        self._judge(trial, code)
         if any(metric.again for metric in self.metrics):
-            trial.again = self._again(tensor, found)
+            trial.again = self._again(tensor, code, found)
         return {
             "values": {metric.name: _rounded(metric.measure(trial)) for metric in self.metrics},
             "curves": {
@@ -146,7 +166,7 @@ class Judge:
             },
         }
 
-    def _judge(self, trial: Trial, target: int) -> None:
+    def _judge(self, trial: Trial, code: int) -> None:
         """Runs all altered pictures of a trial, in batches across its probes."""
         names = dict.fromkeys(name for metric in self.metrics for name in metric.probes)
         altered = {name: probe(name, self.steps)(trial) for name in names}
@@ -154,7 +174,7 @@ class Judge:
             return
         every = self._tensor(np.concatenate(list(altered.values())))
         parts = [
-            self._scores(every[i : i + self.batch], target)
+            self._own(self._run(every[i : i + self.batch]), code)
             for i in range(0, len(every), self.batch)
         ]
         logits, probabilities = (np.concatenate(kind) for kind in zip(*parts, strict=True))
@@ -163,17 +183,17 @@ class Judge:
             own = slice(start, start := start + len(pictures))
             trial.judged[name] = logits[own], probabilities[own]
 
-    def _again(self, tensor: np.ndarray, found: PictureExplanation) -> np.ndarray:
+    def _again(self, tensor: np.ndarray, code: int, found: PictureExplanation) -> np.ndarray:
         """Maps (DISTURBED, h, w) of the picture under a little noise."""
         planes, rng = self._planes(tensor), np.random.default_rng(self.seed)
         reach = RADIUS * float(np.ptp(planes))
         noise = rng.uniform(-reach, reach, (DISTURBED, *planes.shape[1:])).astype(np.float32)
-        target = int(found.target.reshape(-1)[0])
         disturbed = self._tensor(planes + noise)
         own = {name: value for name, value in self.options.items() if name in found.options}
         self.cost.inferences += DISTURBED
         layers = [None if found.layer is None else self.layer]
-        one = self.explainer.compare_batch(disturbed, [found.method], target, layers, **own)
+        asked = [self._asked(code)] * DISTURBED
+        one = self.explainer.compare_batch(disturbed, [found.method], asked, layers, **own)
         return one[0].map
 
     def _planes(self, tensor: np.ndarray) -> np.ndarray:
@@ -191,14 +211,22 @@ class Judge:
             moved = np.clip(np.rint(moved), limits.min, limits.max)
         return np.ascontiguousarray(moved, image.dtype)
 
-    def _scores(self, tensor: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and probabilities, (N,), of a class."""
+    def _run(self, tensor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and probabilities, (N, classes) each, of the plain model."""
         start = perf_counter()
-        logits, probabilities = self.explainer.scores(tensor)
+        found = self.explainer.scores(tensor)
         self.cost.model += perf_counter() - start
         self.cost.inferences += len(tensor)
         self.cost.judged += len(tensor)
-        return logits[:, target], probabilities[:, target]
+        return found
+
+    def _own(
+        self, scores: tuple[np.ndarray, np.ndarray], code: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Those of one decision, (N,) each."""
+        target, negated = code % self._classes, np.asarray(code >= self._classes)
+        logits, probabilities = (kind[:, target] for kind in scores)
+        return signed(logits, negated, "logit"), signed(probabilities, negated, "probability")
 
 
 def _rounded(value: float | None) -> float | None:

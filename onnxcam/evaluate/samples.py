@@ -40,7 +40,8 @@ class Sample:
         name: unique in the set and the same in each run: the path relative to the set's folder,
             `#2` and so on appended where a picture is listed for several classes.
         path: the file, which has not been opened.
-        label: index of the class that is asked about; None for the model's top class.
+        label: index of the class that is asked about; None for the model's best decision. Of a
+            head of one unit 0 is that unit and 1 the decision against it, as `targets` codes them.
         boxes: edges of that class's objects, in pixels of the picture as it is shown.
         mask: a picture of the object: pixels other than zero belong to it.
         also: samples of the same picture for other classes, where only one of all is judged.
@@ -83,6 +84,7 @@ def data_set(
     *,
     pictures: str | os.PathLike[str] | None = None,
     label_offset: int = 0,
+    opposite: str | None = None,
 ) -> DataSet:
     """The data set that `source` is; what it is, is told from what it holds.
 
@@ -102,6 +104,8 @@ def data_set(
         classes: how many classes the model has.
         pictures: a folder to look for a list's pictures in, before the list's own folder.
         label_offset: added to classes given as numbers (1 for a model with a background class).
+        opposite: of a head of one unit the name of the decision against it, where known. The data
+            set's class 0 is that decision, its class 1 the unit's.
 
     Raises:
         OptionError: the source is no data set, or nothing in it can be used.
@@ -116,7 +120,7 @@ def data_set(
     folder = None if pictures is None else Path(pictures)
     if folder is not None and not folder.is_dir():
         raise OptionError(f"pictures {folder}: there is no such folder")
-    known = _Classes(names, classes, label_offset)
+    known = _Classes(names, classes, label_offset, opposite)
     try:
         found = _alone(paths[0], folder, known) if len(paths) == 1 else _pictures(paths)
     except OSError as error:  # a folder that this user may not read
@@ -338,9 +342,14 @@ def _printable(text: str) -> str:
 class _Classes:
     """What the classes of a data set are called, each looked up once."""
 
-    def __init__(self, names: Sequence[str] | None, classes: int, offset: int) -> None:
+    def __init__(
+        self, names: Sequence[str] | None, classes: int, offset: int, opposite: str | None
+    ) -> None:
+        self._two = classes == 1
+        if self._two and names:
+            names = [opposite or f"not {names[0]}", names[0]]
         self._names = names
-        self._classes = classes
+        self._classes = 2 if self._two else classes
         self._offset = offset
         self._known: dict[str, int | str] = {}
         self._unknown = 0
@@ -381,7 +390,8 @@ class _Classes:
         word = text.strip()
         if word not in self._known:
             try:
-                self._known[word] = self._resolve(word)
+                index = self._resolve(word)
+                self._known[word] = 1 - index if self._two else index
             except TargetError as error:
                 self._known[word] = str(error)
                 self._unknown += 1

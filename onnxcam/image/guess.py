@@ -238,7 +238,7 @@ def choose_by_labels(
     Args:
         tried, run: as for `choose`.
         pictures: at least one.
-        labels: the class of each.
+        labels: the class of each; of a head of one unit 0 for it, 1 for the decision against it.
 
     Raises:
         PresetError: no candidate gives finite probabilities.
@@ -246,6 +246,7 @@ def choose_by_labels(
     found = []
     for preset in tried:
         given = [np.asarray(run(preset.tensor(one)))[0] for one in pictures]
+        given = [np.append(p, 1 - p) if len(p) == 1 else p for p in given]
         own = np.array([p[label] for p, label in zip(given, labels, strict=True)])
         right = sum(int(p.argmax()) == label for p, label in zip(given, labels, strict=True))
         if np.isfinite(own).all():
