@@ -24,10 +24,27 @@ if TYPE_CHECKING:
 
 DEFAULT = "ablation-cam,grad-cam,grad-cam++,layer-cam,eigen-cam"
 SANITY_PICTURES, FOR_THE_PRESET, SHOWN = 8, 16, 10
+SANITY = {
+    "cascading": ("cascading",),
+    "independent": ("independent",),
+    "both": ("cascading", "independent"),
+}
+DRAWN = {"cascading": "sanity.svg", "independent": "sanity-independent.svg"}
 _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
 
 
-@click.command(cls=options.MethodCommand)
+class EvaluateCommand(options.MethodCommand):
+    """A command whose `--sanity` may stand alone, before a path too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Gives a lone `--sanity` its value: what follows is a value only if it names one."""
+        pairs = zip(args, [*args[1:], ""], strict=True)
+        alone = {"--sanity": "--sanity=cascading"}
+        args = [one if after in SANITY else alone.get(one, one) for one, after in pairs]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=EvaluateCommand)
 @click.argument("model", type=click.Path())
 @click.argument("dataset", type=click.Path())
 @option(
@@ -47,9 +64,10 @@ _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
     "label where there are boxes or masks].",
 )  # fmt: skip
 @option(
-    "--sanity", is_flag=True, section=_METHOD,
-    help="Also randomise the model's layers from the output on and compare the maps: methods that "
-    "do not notice are named (Adebayo et al. 2018).",
+    "--sanity", type=click.Choice(list(SANITY)), section=_METHOD,
+    help="Also randomise the model's layers and compare the maps: methods that do not notice are "
+    "named (Adebayo et al. 2018). From the output on, one after the other (cascading, which "
+    "--sanity alone means), or each by itself (independent).",
 )  # fmt: skip
 @options.how_options
 @option(
@@ -74,6 +92,10 @@ _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
     *("--to", "-o"), type=click.Path(), metavar="DIR", section=_RESULT,
     help="A folder for report.html, results.csv, summary.json and the rows, which a run that was "
     "stopped goes on from [default: evaluation].",
+)  # fmt: skip
+@option(
+    "--parquet", is_flag=True, section=_RESULT,
+    help="Also write results.parquet; needs pyarrow: pip install 'onnxcam[parquet]'.",
 )  # fmt: skip
 @option(*("--json", "as_json"), is_flag=True, section=_RESULT, help="Print the summary as JSON.")
 @option("--force", is_flag=True, section=_RESULT,
@@ -104,6 +126,7 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
     """
     from onnxcam.evaluate.judge import Judge
     from onnxcam.evaluate.metrics import DEFAULTS, METRICS, metrics_named
+    from onnxcam.evaluate.parquet import check_parquet
     from onnxcam.evaluate.results import Results
     from onnxcam.evaluate.samples import data_set, limited
     from onnxcam.evaluate.study import Rows, run
@@ -112,6 +135,8 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
         listed = [(m.name, m.better, m.title, m.source) for m in METRICS.values()]
         show.table(("metric", "better", "title", "source"), listed)
         return
+    if given["parquet"]:
+        check_parquet()
     methods = options.methods_named(given["methods"])
     own = options.of_methods(given, methods)
     names = [name.strip() for name in (given["metrics"] or ",".join(DEFAULTS)).split(",")]
@@ -140,7 +165,10 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
     )  # fmt: skip
     asked = _asked(samples, which)
     _settle_preset(explainer, samples)
-    results = Results(judge, data, len(asked), which, {"limit": given["limit"]}, _command())
+    results = Results(
+        judge, data, len(asked), which, {"limit": given["limit"]}, _command(),
+        parquet=given["parquet"],
+    )  # fmt: skip
     rows = Rows(Path(given["to"] or "evaluation"), results.settings(), given["force"])
     if not given["quiet"] and not given["as_json"]:
         _headline(explainer, data, asked, results, len(rows.rows))
@@ -154,18 +182,19 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
         raise PictureError(f"no picture could be judged; {name}: {reason}")
     document = results.write(rows, failed)
     if given["sanity"]:
-        document["sanity"] = _sanity(explainer, methods, own, given, asked, rows.folder)
+        results.checks = _sanity(explainer, methods, own, given, asked, rows.folder)
+        document = results.write(rows, failed)
     if given["as_json"]:
         show.document(document)
     elif not given["quiet"]:
-        _tell(document, rows.folder)
+        _tell(document, rows.folder, given["parquet"])
 
 
 def _sanity(
     explainer: Explainer, methods: Sequence[Method], own: dict[str, Any], given: dict[str, Any],
     samples: Sequence[Sample], folder: Path,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The checks of all methods on the first pictures; written as sanity.json and sanity.svg."""
+    """The checks of all methods on the first pictures; written as sanity.json and drawn."""
     import json
     from dataclasses import replace
 
@@ -183,21 +212,24 @@ def _sanity(
         tensors = [one for one in tensors if one.shape == tensors[0].shape]
     source = explainer.path or explainer.classifier
     found = []
-    with show.Bar(len(methods), given["quiet"], "map") as bar:
-        for number, row in enumerate(methods):
-            bar.start(number, f"randomised weights, {row.name}")
+    asked = [(mode, row) for mode in SANITY[given["sanity"]] for row in methods]
+    with show.Bar(len(asked), given["quiet"], "map") as bar:
+        for number, (mode, row) in enumerate(asked):
+            bar.start(number, f"randomised weights, {row.name}, {mode}")
 
             def made(model: Any, layer: Any, row: Method = row) -> Explainer:
                 return options.explainer_of(model, row, layer, own, {**given, "no_cache": True})
 
             check = sanity(
-                made, source, np.concatenate(tensors), layer=given["layer"],
+                made, source, np.concatenate(tensors), layer=given["layer"], mode=mode,
                 seed=given["study_seed"], progress=bar,
             )  # fmt: skip
             found.append(replace(check, model=explainer.classifier.name))
     facts = [check.facts() for check in found]
     write_atomic(folder / "sanity.json", (json.dumps(facts, indent=2) + "\n").encode(), force=True)
-    write_atomic(folder / "sanity.svg", plot(found).encode(), force=True)
+    for mode in SANITY[given["sanity"]]:
+        drawn = plot([check for check in found if check.mode == mode])
+        write_atomic(folder / DRAWN[mode], drawn.encode(), force=True)
     return facts
 
 
@@ -258,7 +290,7 @@ def _headline(
     click.echo()
 
 
-def _tell(document: Mapping[str, Any], folder: Path) -> None:
+def _tell(document: Mapping[str, Any], folder: Path, parquet: bool) -> None:
     methods = [method["name"] for method in document["methods"]]
     held = {(row["method"], row["metric"]): row for row in document["summary"]}
     rows = []
@@ -286,7 +318,9 @@ def _tell(document: Mapping[str, Any], folder: Path) -> None:
         rate = cost["throughput"]
         share = "" if rate is None else f", {rate:.2f} of the throughput of plain inference"
         show.line(f"{cost['inferences']} inferences in {cost['seconds']:.1f} s{share}")
-    for check in document.get("sanity", ()):
+    checks = document.get("sanity", ())
+    for check in checks:
         show.line(check["verdict"])
-    drawn = ", sanity.svg" if document.get("sanity") else ""
-    show.line(f"-> {folder / 'report.html'}, results.csv, summary.json{drawn}")
+    files = ["results.csv", *["results.parquet"] * parquet, "summary.json"]
+    files += dict.fromkeys(DRAWN[check["mode"]] for check in checks)
+    show.line(f"-> {folder / 'report.html'}, {', '.join(files)}")

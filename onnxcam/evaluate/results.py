@@ -7,19 +7,27 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxcam import __version__
 from onnxcam.evaluate.judge import Judge
+from onnxcam.evaluate.parquet import as_parquet
 from onnxcam.evaluate.report import page
 from onnxcam.evaluate.samples import DataSet
 from onnxcam.evaluate.study import Rows, curves, summary, tests
 from onnxcam.files import write_atomic
 from onnxcam.methods import method_named
 
+COLUMNS: dict[str, type] = {
+    **dict.fromkeys(("picture", "method"), str),
+    "target": int,
+    **dict.fromkeys(("target_name", "predicted_name"), str),
+    "probability": float,
+}
+"""Of results.csv and results.parquet, before those of the metrics."""
 ASKED = {"predicted": "the model's best class is explained", "label": "the labelled class"}
 
 
@@ -34,6 +42,8 @@ class Results:
         which: "predicted" or "label".
         more: further settings, for the page.
         command: what repeats it.
+        checks: facts of the sanity checks, where there were any.
+        parquet: whether results.parquet is written beside results.csv.
     """
 
     judge: Judge
@@ -42,6 +52,8 @@ class Results:
     which: str
     more: Mapping[str, Any]
     command: str
+    checks: Sequence[Mapping[str, Any]] = ()
+    parquet: bool = False
 
     @property
     def explained(self) -> str:
@@ -105,6 +117,7 @@ class Results:
             "curves": [own | row for row in curves(held, judge.methods, seed)],
             "failures": [{"picture": name, "reason": reason} for name, reason in failed],
             "cost": self._cost(),
+            **({"sanity": list(self.checks)} if self.checks else {}),
         }  # fmt: skip
 
     def _model(self) -> dict[str, Any]:
@@ -135,17 +148,25 @@ class Results:
     def write(self, rows: Rows, failed: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """Writes summary.json, results.csv and report.html into the folder of the rows.
 
+        And results.parquet, where it is asked for.
+
         Returns:
             The document of summary.json.
 
         Raises:
             OutputError: the system refuses.
+            OptionError: results.parquet is asked for, and pyarrow is not installed.
         """
         found = self.document(rows, failed)
         text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
         write_atomic(rows.folder / "summary.json", text.encode(), force=True)
         long = self._long(rows)
-        write_atomic(rows.folder / "results.csv", self._csv(long), force=True)
+        columns = COLUMNS | {metric.name: float for metric in self.judge.metrics}
+        flat = [row | row["values"] for row in long]
+        write_atomic(rows.folder / "results.csv", _csv(flat, columns), force=True)
+        if self.parquet:
+            table = as_parquet(flat, columns)
+            write_atomic(rows.folder / "results.parquet", table, force=True)
         by_name = rows.rows
 
         def picture(name: str, method: str) -> bytes | None:
@@ -170,15 +191,13 @@ class Results:
             for method, own in row["methods"].items()
         ]
 
-    def _csv(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
-        stream = io.StringIO(newline="")
-        names = [metric.name for metric in self.judge.metrics]
-        writer = csv.writer(stream, lineterminator="\n")
-        head = ["picture", "method", "target", "target_name", "predicted_name", "probability"]
-        writer.writerow([*head, *names])
-        for row in rows:
-            writer.writerow([row[n] for n in head] + [row["values"][n] for n in names])
-        return stream.getvalue().encode()
+
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> bytes:
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, list(columns), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().encode()
 
 
 def _digest(path: Path) -> str:
