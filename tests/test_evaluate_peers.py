@@ -335,13 +335,10 @@ def test_pytorch_grad_cam_fills_as_road_does(net: Any) -> None:
 def test_pytorch_grad_cam_road(net: Any, noisy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = pytest.importorskip("pytorch_grad_cam.metrics.road")
     import torch
-    from pytorch_grad_cam.metrics import perturbation_confidence as confidence
 
     _, x, explainer = net
     maps = heats(4)
     trials = [trial(one, m, explainer) for one, m in zip(x, maps, strict=True)]
-    fills = {f"{kind}_noisy_linear": f"{kind}-linear" for kind in ("most", "least")}
-    instead = {} if noisy else fills
 
     class Imputer(theirs.NoisyLinearImputer):  # type: ignore[misc]
         """Theirs, with the noise that ours draws for the picture."""
@@ -353,18 +350,13 @@ def test_pytorch_grad_cam_road(net: Any, noisy: bool, monkeypatch: pytest.Monkey
             monkeypatch.setattr(torch, "randn_like", lambda _: torch.tensor(drawn).float())
             return super().__call__(img, mask)
 
-    def mean_of(remove: Any) -> Any:
-        found = [
-            cam_metric(
-                confidence.PerturbationConfidenceMetric(remove(100 - 100 * share, Imputer())),
-                net, maps, return_diff=False,
-            )
-            for share in ROAD_SHARES
-        ]  # fmt: skip
-        return np.mean(found, axis=0)
-
-    most = mean_of(confidence.RemoveMostRelevantFirst)
-    least = mean_of(confidence.RemoveLeastRelevantFirst)
-    wanted = {"most": most, "least": least, "both": (least - most) / 2}
-    for kind, want in wanted.items():
+    monkeypatch.setattr(theirs, "NoisyLinearImputer", Imputer)
+    kept = [100 - 100 * share for share in ROAD_SHARES]
+    before = np.array([one.view.probability for one in trials])
+    most = cam_metric(theirs.ROADMostRelevantFirstAverage(kept), net, maps)
+    least = cam_metric(theirs.ROADLeastRelevantFirstAverage(kept), net, maps)
+    both = cam_metric(theirs.ROADCombined(kept), net, maps)
+    fills = {f"{kind}_noisy_linear": f"{kind}-linear" for kind in ("most", "least")}
+    instead = {} if noisy else fills
+    for kind, want in {"most": before + most, "least": before + least, "both": both}.items():
         agree([measured(one, explainer, f"road-{kind}", **instead) for one in trials], want)

@@ -417,7 +417,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browsing.Brows
     if browsing.CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     folder = tmp_path_factory.mktemp("page")
-    for name, told in (("one", study(pictures=30)), ("two", study(2)), ("none", study(rows=[]))):
+    for name, told in (
+        ("one", study(pictures=30, sanity=checked())),
+        ("two", study(2)),
+        ("none", study(rows=[])),
+    ):
         (folder / f"{name}.html").write_bytes(page(told, no_picture).encode())
     running = browsing.Browser({"page": folder})
     try:
@@ -545,7 +549,7 @@ def test_it_opens_from_a_file_without_a_complaint(tmp_path: Path) -> None:
     if browsing.CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     file = tmp_path / "a report.html"
-    file.write_bytes(page(study(), no_picture).encode())
+    file.write_bytes(page(study(sanity=checked()), no_picture).encode())
     done = subprocess.run(
         [browsing.CHROMIUM, "--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
          "--no-first-run", f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr",

@@ -182,8 +182,8 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
         raise PictureError(f"no picture could be judged; {name}: {reason}")
     document = results.write(rows, failed)
     if given["sanity"]:
-        results.checks = _sanity(explainer, methods, own, given, asked, rows.folder)
-        document = results.write(rows, failed)
+        document["sanity"] = _sanity(explainer, methods, own, given, asked, rows.folder)
+        results.write(rows, failed, document)
     if given["as_json"]:
         show.document(document)
     elif not given["quiet"]:

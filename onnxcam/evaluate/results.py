@@ -42,7 +42,6 @@ class Results:
         which: "predicted" or "label".
         more: further settings, for the page.
         command: what repeats it.
-        checks: facts of the sanity checks, where there were any.
         parquet: whether results.parquet is written beside results.csv.
     """
 
@@ -52,7 +51,6 @@ class Results:
     which: str
     more: Mapping[str, Any]
     command: str
-    checks: Sequence[Mapping[str, Any]] = ()
     parquet: bool = False
 
     @property
@@ -117,7 +115,6 @@ class Results:
             "curves": [own | row for row in curves(held, judge.methods, seed)],
             "failures": [{"picture": name, "reason": reason} for name, reason in failed],
             "cost": self._cost(),
-            **({"sanity": list(self.checks)} if self.checks else {}),
         }  # fmt: skip
 
     def _model(self) -> dict[str, Any]:
@@ -145,10 +142,21 @@ class Results:
             "throughput": rate / plain if 2 * cost.judged > cost.inferences else None,
         }
 
-    def write(self, rows: Rows, failed: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    def write(
+        self,
+        rows: Rows,
+        failed: Sequence[tuple[str, str]],
+        found: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Writes summary.json, results.csv and report.html into the folder of the rows.
 
         And results.parquet, where it is asked for.
+
+        Args:
+            rows: what was judged.
+            failed: names of the pictures that could not be judged, and why.
+            found: the document of an earlier call with something added, such as "sanity" (facts
+                of sanity checks); made anew if it is left out.
 
         Returns:
             The document of summary.json.
@@ -157,7 +165,8 @@ class Results:
             OutputError: the system refuses.
             OptionError: results.parquet is asked for, and pyarrow is not installed.
         """
-        found = self.document(rows, failed)
+        if found is None:
+            found = self.document(rows, failed)
         text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
         write_atomic(rows.folder / "summary.json", text.encode(), force=True)
         long = self._long(rows)
