@@ -27,7 +27,7 @@ from onnxcam.image import Geometry
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 CLASS, HEIGHT, WIDTH, STEPS = 3, 36, 40, 24
 QUIET = {"disable_warnings": True, "display_progressbar": False, "return_aggregate": False}
-CLOSE = 1e-3
+CLOSE = 1e-4
 
 
 @pytest.fixture(scope="module")
