@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from onnxcam.errors import OptionError, OutputError
 from onnxcam.evaluate.impute import NEIGHBOURS, blurred, linear, mean
 from onnxcam.evaluate.judge import Judge
 from onnxcam.evaluate.metrics import DEFAULTS, METRICS, area, metrics_named
+from onnxcam.evaluate.parquet import as_parquet
 from onnxcam.evaluate.probes import ROAD_SHARES, probe, subsets
 from onnxcam.evaluate.samples import Sample
 from onnxcam.evaluate.statistics import mean_of, paired
@@ -292,15 +295,82 @@ def test_a_study_from_the_command_line(photos: Path, tmp_path: Path) -> None:
 def test_methods_that_do_not_notice_random_weights_are_named(photos: Path, tmp_path: Path) -> None:
     to = tmp_path / "study"
     methods = ("--methods", "grad-cam,guided-backprop")
-    found = cli(MODEL, photos, *methods, "--metrics", "sparseness", "--sanity", "--to", to)
+    found = cli("--sanity", MODEL, photos, *methods, "--metrics", "sparseness", "--to", to)
     assert found.exit_code == 0, found.output
     assert "grad-cam notices randomised weights" in found.output
     assert "guided-backprop does NOT notice" in found.output
+    assert found.output.rstrip().endswith("summary.json, sanity.svg")
     checks = json.loads((to / "sanity.json").read_text("utf-8"))
     assert [(one["method"], one["notices"]) for one in checks] == [
         ("grad-cam", True), ("guided-backprop", False)
     ]  # fmt: skip
     assert (to / "sanity.svg").read_text("utf-8").startswith("<svg")
+    assert json.loads((to / "summary.json").read_text("utf-8"))["sanity"] == checks
+    page = (to / "report.html").read_text("utf-8")
+    assert '<li class="wrong">guided-backprop does NOT notice' in page
+
+
+@pytest.mark.parametrize(
+    ("mode", "modes"),
+    [
+        ((), ["cascading"]),
+        (("cascading",), ["cascading"]),
+        (("independent",), ["independent"]),
+        (("both",), ["cascading", "independent"]),
+    ],
+)
+def test_layers_are_randomised_in_one_way_or_both(
+    mode: tuple[str, ...], modes: list[str], photos: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "study"
+    asked = ("--sanity", *mode, "--methods", "grad-cam", "--metrics", "sparseness", "--to", to)
+    found = cli(MODEL, photos, *asked, "--json")
+    assert found.exit_code == 0, found.output
+    assert [check["mode"] for check in json.loads(found.stdout)["sanity"]] == modes
+    assert len(json.loads((to / "sanity.json").read_text("utf-8"))) == len(modes)
+    names = {"cascading": "sanity.svg", "independent": "sanity-independent.svg"}
+    assert {p.name for p in to.glob("*.svg")} == {names[mode] for mode in modes}
+
+
+def test_sanity_takes_no_other_mode(photos: Path) -> None:
+    found = cli(MODEL, photos, "--sanity=all")
+    assert found.exit_code == 2 and "'cascading', 'independent', 'both'" in found.output
+
+
+def test_parquet_has_the_table_of_the_csv(photos: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install -e '.[parquet]'")
+    to = tmp_path / "study"
+    asked = ("--methods", "grad-cam", "--metrics", "drop-soft,complexity", "--parquet", "--to", to)
+    found = cli(MODEL, photos, *asked)
+    assert found.exit_code == 0 and "results.csv, results.parquet, summary" in found.output
+    table = parquet.read_table(to / "results.parquet")
+    rows = list(csv.DictReader((to / "results.csv").read_text("utf-8").splitlines()))
+    assert [{k: "" if v is None else str(v) for k, v in row.items()}
+            for row in table.to_pylist()] == rows  # fmt: skip
+    kinds = {name: str(table.schema.field(name).type) for name in table.column_names}
+    assert (kinds["picture"], kinds["target"], kinds["complexity"]) == ("string", "int64", "double")
+
+
+def test_parquet_columns_keep_their_types() -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install -e '.[parquet]'")
+    columns = {"name": str, "count": int, "mean": float, "none": float}
+    rows = [{"name": "Übel\n", "count": 3, "mean": float("nan"), "more": 1}, {"mean": 2}]
+    table = parquet.read_table(io.BytesIO(as_parquet(rows, columns)))
+    assert table.to_pylist() == [
+        {"name": "Übel\n", "count": 3, "mean": None, "none": None},
+        {"name": None, "count": None, "mean": 2.0, "none": None},
+    ]
+    assert [str(kind) for kind in table.schema.types] == ["string", "int64", "double", "double"]
+    assert parquet.read_table(io.BytesIO(as_parquet([], columns))).schema == table.schema
+
+
+def test_parquet_without_pyarrow_is_refused_before_the_work(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    found = cli(MODEL, photos, "--parquet", "--to", tmp_path / "study")
+    assert found.exit_code == 1 and "pip install 'onnxcam[parquet]'" in found.output
+    assert not (tmp_path / "study").exists()
 
 
 def test_labels_tell_the_preset(tmp_path: Path) -> None:

@@ -166,6 +166,59 @@ def test_everything_is_there() -> None:
     assert links <= set(found.ids)
 
 
+def checked(mode: str = "cascading", **changed: Any) -> list[dict[str, Any]]:
+    """Facts of two methods, the second of which notices nothing; a gap at the second layer."""
+
+    def alike(mean: float | None) -> dict[str, Any]:
+        return {"mean": mean, "error": None if mean is None else 0.0625, "count": 4}
+
+    found = []
+    for method, means in (("grad-cam", (0.25, None, -0.125)), ("ablation-cam", (1.0, 0.75, 0.5))):
+        steps = [
+            {"layer": f"conv{3 - i}", "randomised": i + 1, "kept": 1, "blank": 2, "failed": 0,
+             "alike": dict.fromkeys(("ssim", "rank", "hog"), alike(mean))}
+            for i, mean in enumerate(means)
+        ]  # fmt: skip
+        word = "notices" if method == "grad-cam" else "does NOT notice"
+        found.append({
+            "method": method, "model": "model0.onnx", "mode": mode, "layers": 5, "pictures": 4,
+            "notices": method == "grad-cam", "verdict": f"{method} {word} randomised weights",
+            "unrelated": {"ssim": alike(0.375)}, "steps": steps, **changed,
+        })  # fmt: skip
+    return found
+
+
+def test_sanity_checks_have_verdicts_plots_and_tables() -> None:
+    html = page(study(sanity=[*checked(), *checked("independent")]), no_picture)
+    found = Balanced(html)
+    assert "Sanity checks" not in page(study(), no_picture)
+    assert "#sanity" in [value for _, key, value in found.attributes if key == "href"]
+    inside = html.split('<section id="sanity">')[1].split("</section>")[0]
+    assert '<li class="wrong">ablation-cam does NOT notice randomised weights</li>' in inside
+    assert "<li>grad-cam notices randomised weights</li>" in inside
+    assert inside.count("<figure>") == 2 * 3 and inside.count("<details>") == 2 * 2
+    for words in ("SSIM", "Rank correlation", "HOG correlation", "conv3", "0.250 ", "± 0.062",
+                  "−0.125", "at 3 of 5 layers", "maps of different pictures", "0.375"):  # fmt: skip
+        assert words in Balanced(inside).text, words
+    first = inside.split("<figure>")[1]
+    assert first.count('<path class="curve c0"') == 2 + 1  # two runs beside the gap, the legend
+    assert first.count("<circle") == 2 + 3
+    assert "style=" not in inside and "<style" not in inside
+
+
+def test_sanity_checks_bear_any_names_and_gaps() -> None:
+    nasty = '</svg><script>"&'
+    checks = checked(model=nasty, verdict=nasty, unrelated={})
+    for check in checks:
+        check["steps"] = [{**step, "layer": nasty * 9} for step in check["steps"][1:2]]
+        nothing = {"mean": None, "error": None, "count": 0}
+        check["steps"][0]["alike"] = {name: nothing for name in ("ssim", "rank", "hog")}
+    found = read(study(2, sanity=checks))
+    assert nasty * 9 in found.text and f"one after the other ({nasty})" in found.text
+    assert len(found.scripts) == len(read(study(2)).scripts)
+    read(study(sanity=[{**check, "steps": []} for check in checks]))
+
+
 def test_hostile_names_do_no_harm() -> None:
     def everywhere(part: Any) -> Any:
         if isinstance(part, dict):
@@ -364,7 +417,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browsing.Brows
     if browsing.CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     folder = tmp_path_factory.mktemp("page")
-    for name, told in (("one", study(pictures=30)), ("two", study(2)), ("none", study(rows=[]))):
+    for name, told in (
+        ("one", study(pictures=30, sanity=checked())),
+        ("two", study(2)),
+        ("none", study(rows=[])),
+    ):
         (folder / f"{name}.html").write_bytes(page(told, no_picture).encode())
     running = browsing.Browser({"page": folder})
     try:
@@ -492,7 +549,7 @@ def test_it_opens_from_a_file_without_a_complaint(tmp_path: Path) -> None:
     if browsing.CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     file = tmp_path / "a report.html"
-    file.write_bytes(page(study(), no_picture).encode())
+    file.write_bytes(page(study(sanity=checked()), no_picture).encode())
     done = subprocess.run(
         [browsing.CHROMIUM, "--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
          "--no-first-run", f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr",

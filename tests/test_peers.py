@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from peers import residual_net
 
 from models import images
 from onnxcam import Explainer
@@ -19,46 +19,9 @@ CLASS = 3
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Any:
     """A small residual network in torch, its feature-map layer, a picture, and its ONNX file."""
-    torch = pytest.importorskip("torch")
-    sys.path.insert(0, str(root / "tools"))
-    try:
-        from export_torchvision import Missing, load_torchvision
-
-        try:
-            load_torchvision()
-        except Missing:
-            pytest.skip("the peers need torchvision")
-    finally:
-        sys.path.pop(0)
-    torch.manual_seed(0)
-
-    class Block(torch.nn.Module):
-        def __init__(self, before: int, after: int, stride: int) -> None:
-            super().__init__()
-            self.a = torch.nn.Conv2d(before, after, 3, stride, 1)
-            self.b = torch.nn.Conv2d(after, after, 3, 1, 1)
-            self.skip = torch.nn.Conv2d(before, after, 1, stride)
-            self.relu, self.last = torch.nn.ReLU(), torch.nn.ReLU()
-
-        def forward(self, x: Any) -> Any:
-            return self.last(self.b(self.relu(self.a(x))) + self.skip(x))
-
-    model = torch.nn.Sequential(
-        Block(3, 12, 2),
-        Block(12, 24, 2),
-        torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(24, 16),
-        torch.nn.Softplus(),
-        torch.nn.Linear(16, 6),
-    ).eval()
     x = images(2, 3, 32, 40)
     path = tmp_path_factory.mktemp("peers") / "net.onnx"
-    torch.onnx.export(
-        model, (torch.tensor(x),), path, dynamo=False, opset_version=17,
-        input_names=["image"], output_names=["scores"],
-        dynamic_axes={"image": {0: "N"}, "scores": {0: "N"}},
-    )  # fmt: skip
+    model = residual_net(path, root, x)
     return model, model[1], x, path
 
 

@@ -63,6 +63,7 @@ LAYERS["exporting"] = ({*LAYERS}, set())
 LAYERS["triton"] = ({"errors", "exporting"}, {"onnx"})
 for top in ("serve", "evaluate"):
     LAYERS[top] = ({*LAYERS} - {"serve", "evaluate"}, {"numpy", "onnx"})
+LAYERS["evaluate"][1].add("pyarrow")  # an extra, for Parquet alone
 LAYERS["cli"] = ({*LAYERS}, {"numpy", "click", "rich"})
 LAYERS["__main__"] = ({"cli"}, set())
 LAYERS["__init__"] = (

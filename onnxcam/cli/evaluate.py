@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import click
 from onnxcam.cli import options, show
 from onnxcam.cli.explain import headline
 from onnxcam.cli.options import option
+from onnxcam.cli.sanity import DRAWN, SANITY, randomised, readable
 from onnxcam.errors import OptionError, PictureError
 
 if TYPE_CHECKING:
@@ -22,15 +23,24 @@ if TYPE_CHECKING:
     from onnxcam.evaluate.results import Study
     from onnxcam.evaluate.samples import Sample
     from onnxcam.evaluate.study import Rows
-    from onnxcam.image import Picture
-    from onnxcam.methods import Method
 
 DEFAULT = "ablation-cam,grad-cam,grad-cam++,layer-cam,eigen-cam"
-SANITY_PICTURES, FOR_THE_PRESET, SHOWN = 8, 16, 10
+FOR_THE_PRESET, SHOWN = 16, 10
 _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
 
 
-@click.command(cls=options.MethodCommand)
+class EvaluateCommand(options.MethodCommand):
+    """A command whose `--sanity` may stand alone, before a path too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Gives a lone `--sanity` its value: what follows is a value only if it names one."""
+        pairs = zip(args, [*args[1:], ""], strict=True)
+        alone = {"--sanity": "--sanity=cascading"}
+        args = [one if after in SANITY else alone.get(one, one) for one, after in pairs]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=EvaluateCommand)
 @click.argument("models", type=click.Path(), nargs=-1, required=True, metavar="MODEL…")
 @click.argument("dataset", type=click.Path())
 @option(
@@ -50,9 +60,10 @@ _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
     "label where there are boxes or masks].",
 )  # fmt: skip
 @option(
-    "--sanity", is_flag=True, section=_METHOD,
-    help="Also randomise the model's layers from the output on and compare the maps: methods that "
-    "do not notice are named (Adebayo et al. 2018).",
+    "--sanity", type=click.Choice(list(SANITY)), section=_METHOD,
+    help="Also randomise the model's layers and compare the maps: methods that do not notice are "
+    "named (Adebayo et al. 2018). From the output on, one after the other (cascading, which "
+    "--sanity alone means), or each by itself (independent).",
 )  # fmt: skip
 @options.how_options
 @option(
@@ -78,6 +89,10 @@ _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
     *("--to", "-o"), type=click.Path(), metavar="DIR", section=_RESULT,
     help="A folder for report.html, results.csv, summary.json and the rows, which a run that was "
     "stopped goes on from [default: evaluation].",
+)  # fmt: skip
+@option(
+    "--parquet", is_flag=True, section=_RESULT,
+    help="Also write results.parquet; needs pyarrow: pip install 'onnxcam[parquet]'.",
 )  # fmt: skip
 @option(*("--json", "as_json"), is_flag=True, section=_RESULT, help="Print the summary as JSON.")
 @option("--force", is_flag=True, section=_RESULT,
@@ -109,6 +124,7 @@ def evaluate(models: tuple[str, ...], dataset: str, **given: Any) -> None:
     """
     from onnxcam.evaluate.judge import Judge
     from onnxcam.evaluate.metrics import DEFAULTS, METRICS, metrics_named
+    from onnxcam.evaluate.parquet import check_parquet
     from onnxcam.evaluate.results import Results, distinct
     from onnxcam.evaluate.study import Rows
 
@@ -116,6 +132,8 @@ def evaluate(models: tuple[str, ...], dataset: str, **given: Any) -> None:
         listed = [(m.name, m.better, m.title, m.source) for m in METRICS.values()]
         show.table(("metric", "better", "title", "source"), listed)
         return
+    if given["parquet"]:
+        check_parquet()
     methods = options.methods_named(given["methods"])
     own = options.of_methods(given, methods)
     names = [name.strip() for name in (given["metrics"] or ",".join(DEFAULTS)).split(",")]
@@ -140,19 +158,19 @@ def evaluate(models: tuple[str, ...], dataset: str, **given: Any) -> None:
         for study, rows in held:
             _headline(study, len(rows.rows))
     _run(held, given["quiet"])
-    document = Results(held, {"limit": given["limit"]}, _command()).write(to)
+    results = Results(held, {"limit": given["limit"]}, _command(), given["parquet"])
+    document = results.write(to)
     if given["sanity"]:
         document["sanity"] = [
             check
             for study, rows in held
-            for check in _sanity(
-                study.judge.explainer, methods, own, given, study.samples, rows.folder
-            )
+            for check in randomised(study, methods, own, given, rows.folder)
         ]
+        results.write(to, document)
     if given["as_json"]:
         show.document(document)
     elif not given["quiet"]:
-        _tell(document, to)
+        _tell(document, to, given["parquet"])
 
 
 def _no_pictures(models: Sequence[str]) -> None:
@@ -241,46 +259,6 @@ def _run(held: Sequence[tuple[Study, Rows]], quiet: bool) -> None:
                 raise PictureError(f"{on}no picture could be judged; {name}: {reason}")
 
 
-def _sanity(
-    explainer: Explainer, methods: Sequence[Method], own: dict[str, Any], given: dict[str, Any],
-    samples: Sequence[Sample], folder: Path,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """The checks of all methods on the first pictures; written as sanity.json and sanity.svg."""
-    import json
-    from dataclasses import replace
-
-    import numpy as np
-
-    from onnxcam.evaluate.sanity import sanity
-    from onnxcam.evaluate.sanity_plot import plot
-    from onnxcam.files import write_atomic
-
-    seen = [one for _, one in islice(_opened(explainer, samples), SANITY_PICTURES)]
-    if not seen:
-        return []
-    tensors = [explainer.preset_for([one])[0].tensor(one) for one in seen]
-    if explainer.classifier.image.free:
-        tensors = [one for one in tensors if one.shape == tensors[0].shape]
-    source = explainer.path or explainer.classifier
-    found = []
-    with show.Bar(len(methods), given["quiet"], "map") as bar:
-        for number, row in enumerate(methods):
-            bar.start(number, f"randomised weights, {row.name}")
-
-            def made(model: Any, layer: Any, row: Method = row) -> Explainer:
-                return options.explainer_of(model, row, layer, own, {**given, "no_cache": True})
-
-            check = sanity(
-                made, source, np.concatenate(tensors), layer=given["layer"],
-                seed=given["study_seed"], progress=bar,
-            )  # fmt: skip
-            found.append(replace(check, model=explainer.classifier.name))
-    facts = [check.facts() for check in found]
-    write_atomic(folder / "sanity.json", (json.dumps(facts, indent=2) + "\n").encode(), force=True)
-    write_atomic(folder / "sanity.svg", plot(found).encode(), force=True)
-    return facts
-
-
 def _settle_preset(explainer: Explainer, samples: Sequence[Sample]) -> None:
     """A preset that nothing states is guessed: by the labels, else as for any pictures."""
     from onnxcam.image import Picture
@@ -290,24 +268,13 @@ def _settle_preset(explainer: Explainer, samples: Sequence[Sample]) -> None:
         return
     labelled = {s.path: s for s in reversed(samples) if s.label is not None}
     first = [s for s in samples if labelled.get(s.path) is s]
-    if found := list(islice(_opened(explainer, first), FOR_THE_PRESET)):
+    if found := list(islice(readable(explainer, first), FOR_THE_PRESET)):
         labels = [sample.label for sample, _ in found if sample.label is not None]
         explainer.preset_by_labels([picture for _, picture in found], labels)
         return
     opened = some_read((sample.path for sample in samples), explainer.max_pixels)
     if seen := [one for one in opened if isinstance(one, Picture)]:
         explainer.preset_for(seen)
-
-
-def _opened(explainer: Explainer, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Picture]]:
-    """The samples whose pictures can be read, with these."""
-    from onnxcam.image import Picture
-    from onnxcam.many import read, tried
-
-    for sample in samples:
-        picture = tried(lambda path: read(path, explainer.max_pixels), sample.path)
-        if isinstance(picture, Picture):
-            yield sample, picture
 
 
 def _command() -> str:
@@ -330,7 +297,7 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _tell(document: Mapping[str, Any], folder: Path) -> None:
+def _tell(document: Mapping[str, Any], folder: Path, parquet: bool) -> None:
     models, several = document["models"], len(document["models"]) > 1
     for model in models:
         if several:
@@ -353,10 +320,12 @@ def _tell(document: Mapping[str, Any], folder: Path) -> None:
         rate = cost["throughput"]
         share = "" if rate is None else f", {rate:.2f} of the throughput of plain inference"
         show.line(f"{cost['inferences']} inferences in {cost['seconds']:.1f} s{share}")
-    for check in document.get("sanity", ()):
-        show.line(check["verdict"])
-    drawn = ", sanity.svg" if document.get("sanity") and not several else ""
-    show.line(f"-> {folder / 'report.html'}, results.csv, summary.json{drawn}")
+    checks = document.get("sanity", ())
+    for check in checks:
+        show.line(f"{check['model']}: {check['verdict']}" if several else check["verdict"])
+    files = ["results.csv", *["results.parquet"] * parquet, "summary.json"]
+    files += [] if several else dict.fromkeys(DRAWN[check["mode"]] for check in checks)
+    show.line(f"-> {folder / 'report.html'}, {', '.join(files)}")
 
 
 def _means(document: Mapping[str, Any], model: str) -> None:

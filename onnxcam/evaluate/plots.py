@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from onnxcam.diagram import shortened
+from onnxcam.evaluate.markup import text
+
 COLOURS = 7
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")  # no divisor of COLOURS: 42 different lines
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 290, 56, 14, 12, 46
@@ -16,9 +19,13 @@ KINDS = {
     "most": ("ROAD, most relevant first", "share of pixels removed"),
     "least": ("ROAD, least relevant first", "share of pixels removed"),
     "road": ("ROAD", "share of pixels removed"),
+    "cascading": ("", "layers randomised, each with all to its left"),
+    "independent": ("", "the layer randomised, alone"),
 }
 """By the first part of a curve's name, "insertion" of "insertion-blur": how its title begins, and
 what its horizontal axis counts."""
+NAMES, MOST_NAME = 96, 16
+"""What names along the horizontal axis take, and how many of their characters are shown."""
 
 Line = tuple[int, str, Mapping[str, Any]]
 """The method's place among all, its title as HTML, and its curve."""
@@ -57,13 +64,18 @@ def curve_title(name: str) -> str:
     return f"{first} ({rest.replace('-', ' ')})" if rest else first
 
 
-def curve_figure(name: str, title: str, lines: Sequence[Line]) -> str:
+def curve_figure(
+    name: str, title: str, lines: Sequence[Line], names: Sequence[str] = (), up: str = ""
+) -> str:
     """One plot: a line for each method with its interval as a band, axes, and a legend.
 
     Args:
         name: of the curve; says what the horizontal axis counts.
         title: of the plot, as HTML.
         lines: what is drawn; numbers that are None or NaN are gaps.
+        names: of the places 0, 1, … on a horizontal axis that counts nothing; a dot marks each
+            value, and the vertical axis reaches 1.
+        up: what the vertical axis counts; the mean probability unless it is said.
 
     Returns:
         A figure element, or nothing where there is no point to draw.
@@ -75,10 +87,11 @@ def curve_figure(name: str, title: str, lines: Sequence[Line]) -> str:
     every = [point for i, _, _ in drawn for run in points[i] for point in run]
     heights = [value for _, *values in every for value in values]
     xs = ticks(min(x for x, *_ in every), max(x for x, *_ in every))
-    ys = ticks(min(0.0, *heights), max(heights))
+    ys = ticks(min(0.0, *heights), max(1.0 if names else 0.0, *heights))
+    left, right = (-0.5, len(names) - 0.5) if names else (xs[0], xs[-1])
 
     def px(x: float) -> str:
-        return f"{LEFT + (x - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - LEFT - RIGHT):.1f}"
+        return f"{LEFT + (x - left) / (right - left) * (WIDTH - LEFT - RIGHT):.1f}"
 
     def py(y: float) -> str:
         return f"{HEIGHT - BOTTOM - (y - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - TOP - BOTTOM):.1f}"
@@ -88,9 +101,10 @@ def curve_figure(name: str, title: str, lines: Sequence[Line]) -> str:
         parts.append(f'<path class="grid" d="M{LEFT} {py(y)}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{float(py(y)) + 4:.1f}" text-anchor="end">'
                      f"{_tick(y)}</text>")  # fmt: skip
-    for x in xs:
+    for x in range(len(names)) if names else xs:
         parts.append(f'<path class="axis" d="M{px(x)} {HEIGHT - BOTTOM}v5"/>')
-        parts.append(f'<text x="{px(x)}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">'
+        parts.append(_named(px(x), names[int(x)]) if names else
+                     f'<text x="{px(x)}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">'
                      f"{_tick(x)}</text>")  # fmt: skip
     parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     for i, _, _ in drawn:
@@ -103,24 +117,35 @@ def curve_figure(name: str, title: str, lines: Sequence[Line]) -> str:
             path = "L".join(f"{px(x)} {py(y)}" for x, y, _, _ in run)
             parts.append(f'<path class="curve c{i % COLOURS}"{_dash(i)} d="M{path}">'
                          f"<title>{label}</title></path>")  # fmt: skip
+            parts += [f'<circle class="c{i % COLOURS}" cx="{px(x)}" cy="{py(y)}" r="3">'
+                      f"<title>{label}, {text(names[int(x)])}: {y:.2f}</title></circle>"
+                      for x, y, _, _ in run if names]  # fmt: skip
     counted = KINDS.get(name.partition("-")[0], ("", "share of pixels replaced"))[1]
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 8}" '
+    height = HEIGHT + (NAMES if names else 0)
+    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{height - 8}" '
                  f'text-anchor="middle">{counted}</text>')  # fmt: skip
     parts.append(f'<text transform="translate(14 {middle:g}) rotate(-90)" '
-                 'text-anchor="middle">mean probability</text>')  # fmt: skip
+                 f'text-anchor="middle">{up or "mean probability"}</text>')  # fmt: skip
     legend = "".join(
         f'<li><svg viewBox="0 0 30 10" aria-hidden="true"><path class="curve c{i % COLOURS}"'
         f'{_dash(i)} d="M0 5H30"/></svg>{label}</li>'
         for i, label, _ in drawn
     )
-    said = (
-        f"{title}: mean class score over {counted}, for {', '.join(label for _, label, _ in drawn)}"
-    )
+    who = ", ".join(label for _, label, _ in drawn)
+    said = f"{title}: {up or 'mean class score'} over {counted}, for {who}"
     return (
         f"<figure><figcaption>{title}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
         f'<ul class="legend">{legend}</ul></figure>'
+    )
+
+
+def _named(x: str, name: str) -> str:
+    """A name below the horizontal axis; of a long one the whole is its tip."""
+    return (
+        f'<text transform="translate({float(x) + 4:.1f} {HEIGHT - BOTTOM + 14}) rotate(-55)" '
+        f'text-anchor="end"><title>{text(name)}</title>{text(shortened(name, MOST_NAME))}</text>'
     )
 
 

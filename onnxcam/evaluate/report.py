@@ -30,6 +30,7 @@ from onnxcam.evaluate.markup import (
 )
 from onnxcam.evaluate.pairs import method_tests, model_tests
 from onnxcam.evaluate.plots import curve_figure, curve_title, whisker
+from onnxcam.evaluate.sanity_page import section
 from onnxcam.evaluate.statistics import ALPHA
 from onnxcam.resources import resource
 
@@ -42,8 +43,9 @@ def page(study: Study, pictures: Pictures) -> str:
     Args:
         study: what was found, as plain data: `onnxcam`, `made`, `command`, `models`, `data`,
             `settings`, `metrics`, `methods`, `summary`, `tests`, `selection` and `verdicts` (of
-            several models), `curves`, `rows`, `failures`, `inferences`, `seconds`, `throughput`.
-            Numbers may be None or NaN: nothing was found.
+            several models), `curves`, `rows`, `failures`, `inferences`, `seconds`, `throughput`,
+            and `sanity` (facts of `Sanity`) where weights were randomised. Numbers may be None or
+            NaN: nothing was found.
         pictures: gives for the name of a picture and of a method its overlay as JPEG, for the
             method "" the photograph itself; None where there is none. With several models a row
             may say in `overlay` what to ask for in place of the method's name; without it only
@@ -60,6 +62,7 @@ def page(study: Study, pictures: Pictures) -> str:
         "metrics": ("Metrics", _metrics(study)),
         "curves": ("Curves", _curves(study)),
         "tests": ("Pairwise tests", method_tests(study)),
+        "sanity": ("Sanity checks", section(study)),
     }
     after = {
         "failures": ("Pictures left out", _failures(study)),

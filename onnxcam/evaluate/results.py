@@ -8,7 +8,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from onnxcam import __version__
 from onnxcam.errors import OptionError
 from onnxcam.evaluate.judge import Judge
+from onnxcam.evaluate.parquet import as_parquet
 from onnxcam.evaluate.report import page
 from onnxcam.evaluate.samples import DataSet, Sample
 from onnxcam.evaluate.selection import both_right, compared, verdicts
@@ -25,8 +26,14 @@ from onnxcam.files import write_atomic
 from onnxcam.methods import method_named
 
 ASKED = {"predicted": "the model's best class", "label": "the labelled class"}
-SHARED = ("picture", "target", "target_name", "predicted_name", "probability", "right")
-"""What rows of a picture have in common in tables."""
+COLUMNS: dict[str, type] = {
+    **dict.fromkeys(("model", "picture", "method"), str),
+    "target": int,
+    **dict.fromkeys(("target_name", "predicted_name"), str),
+    "probability": float,
+    "right": bool,
+}
+"""Of results.csv and results.parquet, before those of the metrics."""
 
 
 @dataclass(eq=False)
@@ -101,11 +108,13 @@ class Results:
         studies: of each model, with its rows.
         more: further settings, for the page.
         command: what repeats it.
+        parquet: whether results.parquet is written beside results.csv.
     """
 
     studies: Sequence[tuple[Study, Rows]]
     more: Mapping[str, Any]
     command: str
+    parquet: bool = False
 
     def document(self) -> dict[str, Any]:
         """Everything but the rows, as `report.page` and summary.json have it."""
@@ -176,20 +185,34 @@ class Results:
             "throughput": plain / whole if whole and 2 * judged > inferences else None,
         }
 
-    def write(self, folder: Path) -> dict[str, Any]:
+    def write(self, folder: Path, found: dict[str, Any] | None = None) -> dict[str, Any]:
         """Writes summary.json, results.csv and report.html into a folder.
+
+        And results.parquet, where it is asked for.
+
+        Args:
+            folder: which exists.
+            found: the document of an earlier call with something added, such as "sanity" (facts
+                of sanity checks); made anew if it is left out.
 
         Returns:
             The document of summary.json.
 
         Raises:
             OutputError: the system refuses.
+            OptionError: results.parquet is asked for, and pyarrow is not installed.
         """
-        found = self.document()
+        if found is None:
+            found = self.document()
         text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
         write_atomic(folder / "summary.json", text.encode(), force=True)
         long = self._long()
-        write_atomic(folder / "results.csv", self._csv(long), force=True)
+        columns = COLUMNS | {metric.name: float for metric in self.studies[0][0].judge.metrics}
+        flat = [row | row["values"] for row in long]
+        write_atomic(folder / "results.csv", _csv(flat, columns), force=True)
+        if self.parquet:
+            table = as_parquet(flat, columns)
+            write_atomic(folder / "results.parquet", table, force=True)
         html = page({**found, **found["cost"], "rows": long}, self._picture)
         write_atomic(folder / "report.html", html.encode(), force=True)
         return found
@@ -209,7 +232,7 @@ class Results:
             {
                 "model": study.name,
                 "method": method,
-                **{name: row[name] for name in SHARED},
+                **{name: row[name] for name in COLUMNS if name in row},
                 "values": own["values"],
                 "overlay": f"{number}/{method}",
             }
@@ -218,15 +241,13 @@ class Results:
             for method, own in row["methods"].items()
         ]
 
-    def _csv(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
-        stream = io.StringIO(newline="")
-        names = [metric.name for metric in self.studies[0][0].judge.metrics]
-        writer = csv.writer(stream, lineterminator="\n")
-        head = ["model", "method", *SHARED]
-        writer.writerow([*head, *names])
-        for row in rows:
-            writer.writerow([row[n] for n in head] + [row["values"][n] for n in names])
-        return stream.getvalue().encode()
+
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> bytes:
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, list(columns), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().encode()
 
 
 def distinct(paths: Sequence[str]) -> list[str]:
