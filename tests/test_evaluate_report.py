@@ -30,7 +30,8 @@ METRICS = [
 ]  # fmt: skip
 METHODS = [{"name": "grad-cam", "title": "Grad-CAM"}, {"name": "ablation-cam", "title": "Ablation"}]
 NOTHING_AT_ALL: dict[str, list[Any]] = {
-    key: [] for key in ("metrics", "methods", "summary", "tests", "curves", "rows", "failures")
+    key: []
+    for key in ("metrics", "methods", "summary", "tests", "bands", "curves", "rows", "failures")
 }
 
 
@@ -73,7 +74,8 @@ def study(models: int = 1, pictures: int = 5, **changed: Any) -> dict[str, Any]:
                  "explained": "the labelled class"},
         "settings": {"seed": 0, "limit": None, "cached": True},
         "metrics": METRICS, "methods": METHODS, "summary": summary, "tests": tests,
-        "curves": curves, "rows": rows, "failures": [{"picture": "x.jpg", "reason": "truncated"}],
+        "bands": [], "curves": curves, "rows": rows,
+        "failures": [{"picture": "x.jpg", "reason": "truncated"}],
         "inferences": 12345, "seconds": 67.8, "throughput": 0.83, **changed,
     }  # fmt: skip
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from onnxcam.methods import Method
 
 DEFAULT = "ablation-cam,grad-cam,grad-cam++,layer-cam,eigen-cam"
+NEEDS = {
+    "object": "boxes or masks",
+    "others": "pictures with boxes or masks of two classes of the model",
+}
 SANITY_PICTURES, FOR_THE_PRESET, SHOWN = 8, 16, 10
 _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
 
@@ -37,9 +41,10 @@ _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
 )  # fmt: skip
 @option(
     "--metrics", metavar="NAME,NAME,…", section=_METHOD,
-    help="Metrics or kinds of them, such as drop,insertion,road, or all; 'list' prints them "
-    "[default: the papers' Average Drop and % Increase, insertion, deletion, sparseness, and with "
-    "boxes or masks the pointing games and IoU].",
+    help="Metrics or kinds of them, such as drop,insertion,road, or all that the data set allows; "
+    "'list' prints them [default: the papers' Average Drop and % Increase, insertion, deletion, "
+    "sparseness, and with boxes or masks the pointing games, IoU, MaxBoxAcc and class "
+    "discrimination].",
 )  # fmt: skip
 @option(
     "--explain", "which", type=click.Choice(["predicted", "label"]), section=_METHOD,
@@ -123,14 +128,16 @@ def evaluate(model: str, dataset: str, **given: Any) -> None:
         label_offset=given["label_offset"],
     )  # fmt: skip
     samples = limited(data.samples, given["limit"], given["study_seed"])
-    placed = any(sample.boxes or sample.mask for sample in samples)
-    if not given["metrics"] and not placed:
-        metrics = [metric for metric in metrics if not metric.needs]
-    homeless = [metric.name for metric in metrics if metric.needs]
-    if homeless and not placed:
-        raise OptionError(
-            f"{', '.join(homeless)}: boxes or masks are needed, and {dataset} has none of them"
-        )
+    placed = any(sample.has("object") for sample in samples)
+    asked_for = {name for name in names if name != "all"} if given["metrics"] else set()
+    for need, what in NEEDS.items():
+        if not any(sample.has(need) for sample in samples):
+            homeless = [metric for metric in metrics if metric.needs == need]
+            if named := [m.name for m in homeless if asked_for & {m.name, m.group}]:
+                raise OptionError(
+                    f"{', '.join(named)}: {what} are needed, and {dataset} has none of them"
+                )
+            metrics = [metric for metric in metrics if metric not in homeless]
     which = given["which"] or ("label" if placed else "predicted")
     if which == "label" and all(sample.label is None for sample in samples):
         raise OptionError(f"--explain label: {dataset} names no classes; leave the option out")
@@ -209,8 +216,9 @@ def _asked(samples: Sequence[Sample], which: str) -> list[Sample]:
     if which == "label":
         return list(samples)
     first = {sample.path: sample for sample in reversed(samples)}
-    return [replace(sample, label=None, boxes=(), mask=None) for sample in samples
-            if first[sample.path] is sample]  # fmt: skip
+    bare: dict[str, Any] = {"label": None, "mask": None}
+    bare |= dict.fromkeys(("boxes", "others", "other_masks"), ())
+    return [replace(sample, **bare) for sample in samples if first[sample.path] is sample]
 
 
 def _settle_preset(explainer: Explainer, samples: Sequence[Sample]) -> None:

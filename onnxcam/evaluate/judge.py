@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -105,18 +106,19 @@ class Judge:
         size = found.picture.height, found.picture.width
         black = found.preset.tensor(Picture(np.zeros((*size, 3), np.uint8)))
         logits, probabilities = self._scores(tensor, target)
-        mask = None if sample.mask is None else self._mask(sample, size)
+        mask = None if sample.mask is None else self._mask(sample.mask, size)
+        others = [self._mask(one, size) for one in sample.other_masks]
         return View(
             self._planes(tensor)[0], self._planes(black)[0], float(logits[0]),
             float(probabilities[0]), size, found.geometry, sample.boxes, mask, self.seed,
+            sample.others, np.logical_or.reduce(others) if others else None,
         )  # fmt: skip
 
-    def _mask(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
-        assert sample.mask is not None
-        pixels = read_picture(sample.mask, max_pixels=self.explainer.max_pixels).pixels
+    def _mask(self, path: Path, size: tuple[int, int]) -> np.ndarray:
+        pixels = read_picture(path, max_pixels=self.explainer.max_pixels).pixels
         if pixels.shape[:2] != size:
             raise PictureError(
-                f"{sample.mask}: the mask is {pixels.shape[1]}×{pixels.shape[0]} and its picture "
+                f"{path}: the mask is {pixels.shape[1]}×{pixels.shape[0]} and its picture "
                 f"{size[1]}×{size[0]}; they must be of one size"
             )
         return np.asarray(pixels.any(axis=-1))
@@ -129,7 +131,7 @@ class Judge:
         if any(metric.again for metric in self.metrics):
             trial.again = self._again(tensor, found)
         return {
-            "values": {metric.name: _rounded(metric.measure(trial)) for metric in self.metrics},
+            "values": {metric.name: _written(metric.measure(trial)) for metric in self.metrics},
             "curves": {
                 name: [_rounded(value) for value in probabilities]
                 for name, (_, probabilities) in trial.judged.items()
@@ -190,6 +192,10 @@ class Judge:
         self.cost.inferences += len(tensor)
         self.cost.judged += len(tensor)
         return logits[:, target], probabilities[:, target]
+
+
+def _written(value: float | str | None) -> float | str | None:
+    return value if isinstance(value, str) else _rounded(value)
 
 
 def _rounded(value: float | None) -> float | None:

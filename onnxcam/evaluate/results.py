@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxcam import __version__
+from onnxcam.evaluate.bands import bands
 from onnxcam.evaluate.judge import Judge
 from onnxcam.evaluate.report import page
 from onnxcam.evaluate.samples import DataSet
-from onnxcam.evaluate.study import Rows, curves, summary, tests
+from onnxcam.evaluate.study import Rows, curves, settled, summary, tests
 from onnxcam.files import write_atomic
 from onnxcam.methods import method_named
 
@@ -77,7 +78,7 @@ class Results:
     def document(self, rows: Rows, failed: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """Everything but the rows, as `report.page` and summary.json have it."""
         judge, seed = self.judge, self.judge.seed
-        held = list(rows.rows.values())
+        held = settled(list(rows.rows.values()))
         names = [metric.name for metric in judge.metrics]
         model = judge.explainer.classifier.name
         own = {"model": model}
@@ -102,6 +103,7 @@ class Results:
             "methods": [{"name": name, "title": title} for name, title in self.titles.items()],
             "summary": [own | row for row in summary(held, judge.methods, names, seed)],
             "tests": [own | row for row in tests(held, judge.methods, names, seed)],
+            "bands": [own | band for band in bands(held, judge.methods, names, seed)],
             "curves": [own | row for row in curves(held, judge.methods, seed)],
             "failures": [{"picture": name, "reason": reason} for name, reason in failed],
             "cost": self._cost(),
@@ -166,7 +168,7 @@ class Results:
                 **{name: row[name] for name in shared},
                 "values": own["values"],
             }
-            for row in rows.rows.values()
+            for row in settled(list(rows.rows.values()))
             for method, own in row["methods"].items()
         ]
 
