@@ -9,7 +9,7 @@ import numpy as np
 from onnxcam.evaluate.annotations import Box
 from onnxcam.image import normalise
 
-THRESHOLDS = np.arange(100) / 100
+THRESHOLDS = (np.arange(100) / 100).astype(np.float32)
 """Shares of the largest heat. Choe et al. step by 0.001, on maps of 256 different values."""
 SAME = 0.9
 """IoU from which on boxes of two classes are taken for one object's."""

@@ -309,7 +309,7 @@ def _bands(study: Study) -> str:
             continue
         heads = ['<th scope="col">Method</th>']
         for band in own:
-            few = ", few" if band["few"] else ""
+            few = ", too few" if band["few"] else ""
             heads.append(
                 f'<th scope="col" class="n">{band["low"]:g} to {band["high"]:g}'
                 f"<small>{counted(band['pictures'], 'picture')}{few}</small></th>"
@@ -323,7 +323,8 @@ def _bands(study: Study) -> str:
             held = [row for rows in means for row in rows.values()]
             if not held:
                 continue
-            marks = [best_and_near(band, name, metric) for band in own]
+            nobody: tuple[set[str], set[str]] = set(), set()
+            marks = [nobody if b["few"] else best_and_near(b, name, metric) for b in own]
             rows = [
                 f'<tr><th scope="row">{text(method["title"])}</th>'
                 + "".join(
@@ -343,9 +344,9 @@ def _bands(study: Study) -> str:
     if not found:
         return ""
     return (
-        "<p>Means of the pictures whose class had such a probability: near 1 the gradient of a "
-        "probability vanishes. Marked as in the summary, by the tests within a band.</p>\n"
-        + "\n".join(found)
+        "<p>Means of the pictures whose class has such a probability; near 1 the gradient of a "
+        "probability vanishes. Marked as in the summary, by the tests within a band, where there "
+        "are not too few pictures for them.</p>\n" + "\n".join(found)
     )
 
 
