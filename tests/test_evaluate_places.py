@@ -295,6 +295,28 @@ def test_one_object_of_several_names_is_no_other(tmp_path: Path) -> None:
     )
 
 
+def test_real_boxes_of_many_classes_of_imagenet(tmp_path: Path, shared_data: Path) -> None:
+    manifest = json.loads((shared_data / "manifest.json").read_text("utf-8"))
+    entries = [e for e in manifest["entries"] if e.get("dataset") == "coco"]
+    rows, named = [], dict[tuple[str, int], set[str]]()
+    for file, one in ((entry["file"], one) for entry in entries for one in entry["boxes"]):
+        for index in one["imagenet_indices"] or ():
+            rows.append({"file": file, "label": index, "boxes": [one["box_xyxy"]]})
+            named.setdefault((file, index), set()).add(one["label_name"])
+    (tmp_path / "list.json").write_text(json.dumps(rows), "utf-8")
+    found = data_set(tmp_path / "list.json", None, 1000, pictures=shared_data).samples
+    assert len(found) == len(named)
+    alone = others = 0
+    for sample in found:
+        file = sample.path.relative_to(shared_data).as_posix()
+        own = named[file, sample.label or 0]
+        rest = set[str]().union(*(names for (f, _), names in named.items() if f == file)) - own
+        assert sample.has("others") == bool(rest), (file, own, rest)
+        others, alone = others + bool(rest), alone + (not rest)
+        assert not set(sample.others) & set(sample.boxes)
+    assert others > 100 and alone > 100
+
+
 def test_masks_of_other_classes(tmp_path: Path) -> None:
     found = listed(tmp_path, [
         {"file": "a.png", "label": "cat", "mask": "m1.png", "boxes": [OWN]},

@@ -40,7 +40,7 @@ class Sample:
         label: index of the class that is asked about; None for the model's top class.
         boxes: edges of that class's objects, in pixels of the picture as it is shown.
         mask: a picture of the object: pixels other than zero belong to it.
-        others: boxes of other classes' objects in the same picture, see `_Samples.as_set`.
+        others: boxes of other classes' objects in the same picture, see `_among`.
         other_masks: masks of other classes, whose boxes are then not among `others`.
     """
 
