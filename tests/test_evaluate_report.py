@@ -30,7 +30,8 @@ METRICS = [
 ]  # fmt: skip
 METHODS = [{"name": "grad-cam", "title": "Grad-CAM"}, {"name": "ablation-cam", "title": "Ablation"}]
 NOTHING_AT_ALL: dict[str, list[Any]] = {
-    key: [] for key in ("metrics", "methods", "summary", "tests", "curves", "rows", "failures")
+    key: []
+    for key in ("metrics", "methods", "summary", "tests", "bands", "curves", "rows", "failures")
 }
 
 
@@ -65,6 +66,14 @@ def study(models: int = 1, pictures: int = 5, **changed: Any) -> dict[str, Any]:
          "y": [0.0, 0.5, 0.9], "low": [0.0, 0.4, 0.8], "high": [0.1, 0.6, 1.0]}
         for model, name, method in product(names, ("insertion-blur", "deletion-mean"), METHODS)
     ]  # fmt: skip
+    bands = [
+        {"model": model, "low": low, "high": high, "pictures": pictures, "few": few,
+         **{key: [{k: v for k, v in row.items() if k != "model"} for row in rows_
+                  if row["model"] == model] for key, rows_ in held.items()}}
+        for model, (low, high, pictures, few) in product(
+            names, ((0.5, 0.9, 3, True), (0.99, 1.0, 68, False)))
+        for held in ({"summary": summary, "tests": tests},)
+    ]  # fmt: skip
     return {
         "onnxcam": "0.1.0", "made": "2026-11-27T10:00:00", "command": "onnxcam evaluate m.onnx d",
         "models": [{"name": name, "file": f"/m/{name}", "layer": "relu5", "classes": 1000,
@@ -73,7 +82,8 @@ def study(models: int = 1, pictures: int = 5, **changed: Any) -> dict[str, Any]:
                  "explained": "the labelled class"},
         "settings": {"seed": 0, "limit": None, "cached": True},
         "metrics": METRICS, "methods": METHODS, "summary": summary, "tests": tests,
-        "curves": curves, "rows": rows, "failures": [{"picture": "x.jpg", "reason": "truncated"}],
+        "bands": bands, "curves": curves, "rows": rows,
+        "failures": [{"picture": "x.jpg", "reason": "truncated"}],
         "inferences": 12345, "seconds": 67.8, "throughput": 0.83, **changed,
     }  # fmt: skip
 
@@ -281,11 +291,23 @@ def test_several_models_have_a_block_each() -> None:
     assert [block["model"] for block in found.blob("data")["pictures"][0]["blocks"]] == [0, 1, 2]
 
 
+def test_bands_of_confidence() -> None:
+    html = page(study(2), no_picture)
+    shown = html.split('<section id="bands">')[1].split("</section>")[0]
+    assert shown.count("<table") == 2 and "2 bands on model1.onnx" in shown
+    heads = re.findall(r"([\d.]+ to [\d.]+)<small>([^<]*)", shown)
+    assert heads == [("0.5 to 0.9", "3 pictures, too few"), ("0.99 to 1", "68 pictures")] * 2
+    first, second = shown.split("<table")[1].split("</tr>")[2:4]
+    assert [first.count('class="n"'), first.count('class="n best"')] == [1, 1]  # not among few
+    assert second.count("best") == 0 and "13.5\u00a0%" in second
+    assert '<section id="bands">' not in page(study(bands=[]), no_picture)
+
+
 @pytest.mark.parametrize("models", [1, 2])
 def test_with_nothing_found(models: int) -> None:
     found = read(study(models, **NOTHING_AT_ALL, inferences=None, seconds=None, throughput=None))
     assert found.blob("data")["pictures"] == []
-    assert not {"summary", "curves", "tests", "failures", "metrics"} & set(found.ids)
+    assert not {"summary", "curves", "tests", "bands", "failures", "metrics"} & set(found.ids)
     assert "None" not in found.text
 
 
@@ -323,7 +345,7 @@ def test_the_best_and_what_is_not_told_apart() -> None:
         row["mean"] = 1.0
     both = {"grad-cam", "ablation-cam"}
     assert best_and_near(equal, name, METRICS[1]) == (both, set())
-    html = page(study(), no_picture)
+    html = page(study(bands=[]), no_picture)
     assert re.findall(r'<span class="near">([^<]*)</span><span', html) == ["13.500"]
     assert re.findall(r"<td[^>]*><b>([^<]*)</b>", html) == ["12.5\u00a0%", "14.500", "0.030"]
 

@@ -20,11 +20,16 @@ from onnxcam.errors import OptionError, PictureError
 if TYPE_CHECKING:
     from onnxcam.api import Explainer
     from onnxcam.evaluate.judge import Judge
+    from onnxcam.evaluate.metric import Metric
     from onnxcam.evaluate.results import Study
     from onnxcam.evaluate.samples import Sample
     from onnxcam.evaluate.study import Rows
 
 DEFAULT = "ablation-cam,grad-cam,grad-cam++,layer-cam,eigen-cam"
+NEEDS = {
+    "object": "boxes or masks",
+    "others": "pictures with boxes or masks of two classes of the model",
+}
 FOR_THE_PRESET, SHOWN = 16, 10
 _DATA, _METHOD, _RESULT = "Data set", "Method", "Results"
 
@@ -50,9 +55,10 @@ class EvaluateCommand(options.MethodCommand):
 )  # fmt: skip
 @option(
     "--metrics", metavar="NAME,NAME,…", section=_METHOD,
-    help="Metrics or kinds of them, such as drop,insertion,road, or all; 'list' prints them "
-    "[default: the papers' Average Drop and % Increase, insertion, deletion, sparseness, and with "
-    "boxes or masks the pointing games and IoU].",
+    help="Metrics or kinds of them, such as drop,insertion,road, or all that the data set allows; "
+    "'list' prints them [default: the papers' Average Drop and % Increase, insertion, deletion, "
+    "sparseness, and with boxes or masks the pointing games, IoU, MaxBoxAcc and class "
+    "discrimination].",
 )  # fmt: skip
 @option(
     "--explain", "which", type=click.Choice(["predicted", "label"]), section=_METHOD,
@@ -217,20 +223,36 @@ def _study(
         samples = tuple(sample for sample in data.samples if sample.name in chosen)
     else:
         samples = limited(data.samples, given["limit"], given["study_seed"])
-    placed = any(sample.boxes or sample.mask for sample in samples)
-    if not given["metrics"] and not placed:
-        judge.metrics = [metric for metric in judge.metrics if not metric.needs]
-    homeless = [metric.name for metric in judge.metrics if metric.needs]
-    if homeless and not placed:
-        raise OptionError(
-            f"{', '.join(homeless)}: boxes or masks are needed, and {dataset} has none of them"
-        )
+    placed = any(sample.has("object") for sample in samples)
+    judge.metrics = _measurable(judge.metrics, samples, dataset, given["metrics"])
     which = given["which"] or ("label" if placed else "predicted")
     if which == "label" and all(sample.label is None for sample in samples):
         raise OptionError(f"--explain label: {dataset} names no classes; leave the option out")
     judge.predicted = which == "predicted"
     asked = by_picture(samples) if judge.predicted else samples
     return Study(name, judge, data, asked, list(data.skipped))
+
+
+def _measurable(
+    metrics: Sequence[Metric], samples: Sequence[Sample], dataset: str, named: str | None
+) -> list[Metric]:
+    """The metrics that the samples allow.
+
+    Raises:
+        OptionError: one that the user named, not only with all others, is not among them.
+    """
+    asked = {name.strip() for name in (named or "").split(",")}
+    kept = list(metrics)
+    for need, what in NEEDS.items():
+        if any(sample.has(need) for sample in samples):
+            continue
+        homeless = [metric for metric in kept if metric.needs == need]
+        if wanted := [m.name for m in homeless if asked & {m.name, m.group}]:
+            raise OptionError(
+                f"{', '.join(wanted)}: {what} are needed, and {dataset} has none of them"
+            )
+        kept = [metric for metric in kept if metric not in homeless]
+    return kept
 
 
 def _run(held: Sequence[tuple[Study, Rows]], quiet: bool) -> None:

@@ -133,12 +133,13 @@ class Judge:
         size = found.picture.height, found.picture.width
         black = found.preset.tensor(Picture(np.zeros((*size, 3), np.uint8)))
         logits, probabilities = self._own(scores, code)
-        mine = [entry for entry in sample.entries if entry.label in (None, code)]
-        boxes = mine[0].boxes if mine else ()
-        mask = self._mask(mine[0].mask, size) if mine and mine[0].mask else None
+        mine = next((e for e in sample.entries if e.label in (None, code)), Sample("", sample.path))
+        mask = None if mine.mask is None else self._mask(mine.mask, size)
+        others = [self._mask(one, size) for one in mine.other_masks]
         return View(
             self._planes(tensor)[0], self._planes(black)[0], float(logits[0]),
-            float(probabilities[0]), size, found.geometry, boxes, mask, self.seed,
+            float(probabilities[0]), size, found.geometry, mine.boxes, mask, self.seed,
+            mine.others, np.logical_or.reduce(others) if others else None,
         )  # fmt: skip
 
     def _mask(self, path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -158,7 +159,7 @@ class Judge:
         if any(metric.again for metric in self.metrics):
             trial.again = self._again(tensor, code, found)
         return {
-            "values": {metric.name: _rounded(metric.measure(trial)) for metric in self.metrics},
+            "values": {metric.name: _written(metric.measure(trial)) for metric in self.metrics},
             "curves": {
                 name: [_rounded(value) for value in probabilities]
                 for name, (_, probabilities) in trial.judged.items()
@@ -227,6 +228,10 @@ class Judge:
         target, negated = code % self._classes, np.asarray(code >= self._classes)
         logits, probabilities = (kind[:, target] for kind in scores)
         return signed(logits, negated, "logit"), signed(probabilities, negated, "probability")
+
+
+def _written(value: float | str | None) -> float | str | None:
+    return value if isinstance(value, str) else _rounded(value)
 
 
 def _rounded(value: float | None) -> float | None:

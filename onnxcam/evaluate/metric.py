@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnxcam.evaluate.trial import Trial
 
-Measure = Callable[[Trial], float | None]
+Measure = Callable[[Trial], float | str | None]
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Metric:
         name: how users ask for it.
         title: as the tables of papers head it.
         better: "less" or "more".
-        measure: the value for one picture, or None where it has none.
+        measure: the value for one picture, or None where it has none. Text where a threshold is
+            chosen over the whole data set: see `boxes.levels`.
         formula, source: in words, and the paper.
         probes: names of the altered pictures that it needs, see `probes.probe`.
         unit: "%" or "".
-        needs: "" or what a sample must have: "object".
+        needs: "" or what a sample must have, see `Sample.has`.
         again: whether it needs maps of disturbed pictures.
+        limits: of values that are text, how many limits it counts.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Metric:
     unit: str = ""
     needs: str = ""
     again: bool = False
+    limits: int = 0
 
     @property
     def group(self) -> str:

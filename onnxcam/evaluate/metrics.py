@@ -175,7 +175,8 @@ METRICS: Mapping[str, Metric] = {row.name: row for row in _ROWS}
 DEFAULTS = (
     *("drop-soft", "increase-soft", "drop-20", "drop-30", "drop-50", "increase-20"),
     *("increase-30", "increase-50", "drop-soft-score", "increase-soft-score", "insertion-blur"),
-    *("deletion-mean", "sparseness", "pointing", "energy", "iou-25", "iou-50"),
+    *("deletion-mean", "sparseness", "pointing", "energy", "iou-25", "iou-50", "maxboxacc-v1"),
+    *("maxboxacc-v2", "discrimination-share", "discrimination-mean"),
 )
 
 

@@ -43,9 +43,9 @@ def page(study: Study, pictures: Pictures) -> str:
     Args:
         study: what was found, as plain data: `onnxcam`, `made`, `command`, `models`, `data`,
             `settings`, `metrics`, `methods`, `summary`, `tests`, `selection` and `verdicts` (of
-            several models), `curves`, `rows`, `failures`, `inferences`, `seconds`, `throughput`,
-            and `sanity` (facts of `Sanity`) where weights were randomised. Numbers may be None or
-            NaN: nothing was found.
+            several models), `bands` (see `bands.bands`), `curves`, `rows`, `failures`,
+            `inferences`, `seconds`, `throughput`, and `sanity` (facts of `Sanity`) where weights
+            were randomised. Numbers may be None or NaN: nothing was found.
         pictures: gives for the name of a picture and of a method its overlay as JPEG, for the
             method "" the photograph itself; None where there is none. With several models a row
             may say in `overlay` what to ask for in place of the method's name; without it only
@@ -62,6 +62,7 @@ def page(study: Study, pictures: Pictures) -> str:
         "metrics": ("Metrics", _metrics(study)),
         "curves": ("Curves", _curves(study)),
         "tests": ("Pairwise tests", method_tests(study)),
+        "bands": ("By confidence", _bands(study)),
         "sanity": ("Sanity checks", section(study)),
     }
     after = {
@@ -253,6 +254,62 @@ def _curves(study: Study) -> str:
         return ""
     note = "<p>Means over the pictures, with their 95\u00a0% bootstrap intervals.</p>"
     return f'{note}\n<div class="plots">{"".join(figures)}</div>'
+
+
+def _bands(study: Study) -> str:
+    """A table for each model, folded away: methods within metrics, a column for each band."""
+    found = []
+    for model in study["models"]:
+        name = model["name"]
+        own = [
+            {**study, **band}
+            | {key: [{"model": name, **row} for row in band[key]] for key in ("summary", "tests")}
+            for band in study["bands"]
+            if band["model"] == name
+        ]
+        if not own:
+            continue
+        heads = ['<th scope="col">Method</th>']
+        for band in own:
+            few = ", too few" if band["few"] else ""
+            heads.append(
+                f'<th scope="col" class="n">{band["low"]:g} to {band["high"]:g}'
+                f"<small>{counted(band['pictures'], 'picture')}{few}</small></th>"
+            )
+        bodies = []
+        for metric in study["metrics"]:
+            means = [
+                {row["method"]: row for row in band["summary"] if row["metric"] == metric["name"]}
+                for band in own
+            ]
+            held = [row for rows in means for row in rows.values()]
+            if not held:
+                continue
+            nobody: tuple[set[str], set[str]] = set(), set()
+            marks = [nobody if b["few"] else best_and_near(b, name, metric) for b in own]
+            rows = [
+                f'<tr><th scope="row">{text(method["title"])}</th>'
+                + "".join(
+                    _cell(rows.get(method["name"]), metric["unit"], held, *mark)
+                    for rows, mark in zip(means, marks, strict=True)
+                )
+                + "</tr>"
+                for method in study["methods"]
+            ]
+            bodies.append(
+                f'<tbody><tr class="group"><th colspan="{len(heads)}" scope="rowgroup">'
+                f"{text(metric['title'])}{arrow(metric)}</th></tr>{''.join(rows)}</tbody>"
+            )
+        shown = table(heads, bodies, "summary bands", f"Means by confidence on {text(name)}")
+        on = f" on {text(name)}" if len(study["models"]) > 1 else ""
+        found.append(f"<details><summary>{len(own)} bands{on}</summary>{shown}</details>")
+    if not found:
+        return ""
+    return (
+        "<p>Means of the pictures whose class has such a probability; near 1 the gradient of a "
+        "probability vanishes. Marked as in the summary, by the tests within a band, where there "
+        "are not too few pictures for them.</p>\n" + "\n".join(found)
+    )
 
 
 def _failures(study: Study) -> str:

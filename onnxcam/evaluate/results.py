@@ -16,12 +16,13 @@ from typing import Any
 
 from onnxcam import __version__
 from onnxcam.errors import OptionError
+from onnxcam.evaluate.bands import bands
 from onnxcam.evaluate.judge import Judge
 from onnxcam.evaluate.parquet import as_parquet
 from onnxcam.evaluate.report import page
 from onnxcam.evaluate.samples import DataSet, Sample
 from onnxcam.evaluate.selection import both_right, compared, verdicts
-from onnxcam.evaluate.study import Rows, curves, summary, tests
+from onnxcam.evaluate.study import Rows, curves, settled, summary, tests
 from onnxcam.files import write_atomic
 from onnxcam.methods import method_named
 
@@ -122,11 +123,12 @@ class Results:
         methods, metrics, seed = first.judge.methods, first.judge.metrics, first.judge.seed
         names = [metric.name for metric in metrics]
         tables = {study.name: list(rows.rows.values()) for study, rows in self.studies}
-        found: dict[str, list[Any]] = {"summary": [], "tests": [], "curves": []}
-        for model, held in tables.items():
-            own = {"model": model}
+        found: dict[str, list[Any]] = {"summary": [], "tests": [], "bands": [], "curves": []}
+        for model, every in tables.items():
+            own, held = {"model": model}, settled(every)
             found["summary"] += [own | row for row in summary(held, methods, names, seed)]
             found["tests"] += [own | row for row in tests(held, methods, names, seed)]
+            found["bands"] += [own | band for band in bands(held, methods, names, seed)]
             found["curves"] += [own | row for row in curves(held, methods, seed)]
         settings: dict[str, Any] = {study.name: study.settings() for study, _ in self.studies}
         pictures = {(a, b): len(both_right(tables[a], tables[b])[0])
@@ -141,7 +143,7 @@ class Results:
                 "source": first.data.source,
                 "kind": first.data.kind,
                 "pictures": len({row["picture"] for held in tables.values() for row in held}),
-                "with_boxes": sum(bool(s.boxes or s.mask) for s in first.data.samples),
+                "with_boxes": sum(sample.has("object") for sample in first.samples),
                 "explained": ASKED[first.which],
             },
             "settings": {**(settings if len(settings) > 1 else settings[first.name]), **self.more},
@@ -237,7 +239,7 @@ class Results:
                 "overlay": f"{number}/{method}",
             }
             for number, (study, rows) in enumerate(self.studies)
-            for row in rows.rows.values()
+            for row in settled(list(rows.rows.values()))
             for method, own in row["methods"].items()
         ]
 

@@ -15,21 +15,18 @@ from pathlib import Path
 
 from onnxcam.errors import OptionError, PictureError, TargetError
 from onnxcam.evaluate.annotations import Box, Entry, Listing, read_list
+from onnxcam.evaluate.boxes import unlike
+from onnxcam.evaluate.class_names import Classes
 from onnxcam.evaluate.voc import read_voc, voc_files
 from onnxcam.files import reason
 from onnxcam.image import find_pictures
 from onnxcam.image.find import EXTENSIONS
-from onnxcam.labels import fold, resolve_target
 
 __all__ = ["Box", "DataSet", "Sample", "by_picture", "data_set", "limited"]
 
 FEW = 3
 """Reasons in the message of a set without a usable picture."""
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-LONG = 200
-"""Characters; no class has a longer name."""
-NEAR = 20
-"""Unknown classes that close matches are suggested for; to find them takes a while."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,8 @@ class Sample:
             head of one unit 0 is that unit and 1 the decision against it, as `targets` codes them.
         boxes: edges of that class's objects, in pixels of the picture as it is shown.
         mask: a picture of the object: pixels other than zero belong to it.
+        others: boxes of other classes' objects in the same picture, see `_among`.
+        other_masks: masks of other classes, whose boxes are then not among `others`.
         also: samples of the same picture for other classes, where only one of all is judged.
     """
 
@@ -52,12 +51,19 @@ class Sample:
     label: int | None = None
     boxes: tuple[Box, ...] = ()
     mask: Path | None = None
+    others: tuple[Box, ...] = ()
+    other_masks: tuple[Path, ...] = ()
     also: tuple[Sample, ...] = ()
 
     @property
     def entries(self) -> tuple[Sample, ...]:
         """This one and those of other classes."""
         return self, *self.also
+
+    def has(self, what: str) -> bool:
+        """Whether its "object" is known, and whether "others", too, are in the picture."""
+        own = bool(self.boxes or self.mask)
+        return own and (what == "object" or bool(self.others or self.other_masks))
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ def data_set(
     folder = None if pictures is None else Path(pictures)
     if folder is not None and not folder.is_dir():
         raise OptionError(f"pictures {folder}: there is no such folder")
-    known = _Classes(names, classes, label_offset, opposite)
+    known = Classes(names, classes, label_offset, opposite)
     try:
         found = _alone(paths[0], folder, known) if len(paths) == 1 else _pictures(paths)
     except OSError as error:  # a folder that this user may not read
@@ -180,7 +186,7 @@ def by_picture(samples: Sequence[Sample]) -> tuple[Sample, ...]:
 # --- what a user can name ------------------------------------------------------------------------
 
 
-def _alone(path: Path, pictures: Path | None, known: _Classes) -> DataSet:
+def _alone(path: Path, pictures: Path | None, known: Classes) -> DataSet:
     if path.is_dir():
         if files := voc_files(path):
             return _listed(read_voc(files, pictures), known)
@@ -214,7 +220,7 @@ def _fixed(pattern: Path) -> Path:
     return pattern.parent if pattern.is_file() else pattern
 
 
-def _folder(path: Path, known: _Classes) -> DataSet:
+def _folder(path: Path, known: Classes) -> DataSet:
     """The pictures of class folders; where none is a class's, those that lie beside them."""
     samples = _Samples([path])
     for folder in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
@@ -248,7 +254,7 @@ def _folder(path: Path, known: _Classes) -> DataSet:
     return samples.as_set("folder")
 
 
-def _listed(listing: Listing, known: _Classes) -> DataSet:
+def _listed(listing: Listing, known: Classes) -> DataSet:
     """The samples of a list: files found, classes known, entries of one picture joined."""
     samples = _Samples(listing.homes)
     for name, why in listing.skipped:
@@ -319,7 +325,12 @@ class _Samples:
 
     def as_set(self, kind: str) -> DataSet:
         """All of them; the set's source is still to be filled in."""
-        return DataSet("", kind, tuple(self.made.values()), tuple(self.skipped))
+        by_picture: defaultdict[str, list[Sample]] = defaultdict(list)
+        for (path, label), sample in self.made.items():
+            if label is not None:
+                by_picture[path].append(sample)
+        made = (_among(one, by_picture[path]) for (path, _), one in self.made.items())
+        return DataSet("", kind, tuple(made), tuple(self.skipped))
 
     def _name(self, path: str) -> str:
         name = Path(path)
@@ -339,80 +350,17 @@ def _printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-class _Classes:
-    """What the classes of a data set are called, each looked up once."""
+def _among(sample: Sample, every: Sequence[Sample]) -> Sample:
+    """The sample with what other classes have in the same picture.
 
-    def __init__(
-        self, names: Sequence[str] | None, classes: int, offset: int, opposite: str | None
-    ) -> None:
-        self._two = classes == 1
-        if self._two and names:
-            names = [opposite or f"not {names[0]}", names[0]]
-        self._names = names
-        self._classes = 2 if self._two else classes
-        self._offset = offset
-        self._known: dict[str, int | str] = {}
-        self._unknown = 0
-        self._words = {fold(part) for name in names or () for part in (name, *name.split(","))}
-
-    def index(self, text: str | int) -> int:
-        """The class's index.
-
-        Raises:
-            TargetError: there is no such class, or more than one.
-        """
-        found = self._found(str(text))
-        if isinstance(found, str):
-            raise TargetError(found)
-        return found
-
-    def of_folder(self, name: str) -> int:
-        """The index of the class that a folder is named after.
-
-        Raises:
-            TargetError: there is none, or the number and the name in it are different classes'.
-        """
-        parts = re.fullmatch(r"(\d+|n\d{8})[ _.-]+(\S.*)", name, re.DOTALL)
-        if parts is None or isinstance(self._found(name), int):
-            return self.index(name)
-        known = [index for index in map(self._found, parts.groups()) if isinstance(index, int)]
-        if not known:
-            return self.index(name)
-        if known[0] != known[-1]:
-            raise TargetError(
-                f"{parts[1]} and {parts[2]!r} are different classes, {known[0]} and {known[1]}; if"
-                " the numbers are counted differently, --label-offset is added to them"
-            )
-        return known[0]
-
-    def _found(self, text: str) -> int | str:
-        """The index, or why there is none."""
-        word = text.strip()
-        if word not in self._known:
-            try:
-                index = self._resolve(word)
-                self._known[word] = 1 - index if self._two else index
-            except TargetError as error:
-                self._known[word] = str(error)
-                self._unknown += 1
-        return self._known[word]
-
-    def _resolve(self, word: str) -> int:
-        if not word:
-            raise TargetError("the class has no name")
-        if len(word) > LONG:
-            raise TargetError(f"class {word[:20] + '…'!r}: a name of {len(word)} characters")
-        if number := re.fullmatch(r"([+-]?\d+)(\.0+)?", word):  # tables of floats write 7 as 7.0
-            index = int(number[1])
-            try:
-                return resolve_target(index + self._offset, self._names, self._classes)
-            except TargetError as error:
-                moved = f" ({index} with the offset {self._offset:+d})" if self._offset else ""
-                raise TargetError(f"{error}{moved}") from None
-        if re.fullmatch(r"n\d{8}", word):
-            for index, name in enumerate((self._names or ())[: self._classes]):
-                if name.split(maxsplit=1)[:1] == [word]:  # "n01440764 tench", as in synset lists
-                    return index
-        if self._names and self._unknown >= NEAR and fold(word) not in self._words:
-            raise TargetError(f"class {word!r} is not among the model's {self._classes} classes")
-        return resolve_target(word, self._names, self._classes)
+    A box that is one of its own, or nearly so, is the same object under another name: a car of
+    COCO is listed as several of ImageNet's classes. So is a mask that is the same file.
+    """
+    if sample.label is None:
+        return sample
+    rivals = [one for one in every if one.label != sample.label]
+    boxes = dict.fromkeys(box for one in rivals if one.mask is None for box in one.boxes)
+    masks = dict.fromkeys(one.mask for one in rivals if one.mask not in (None, sample.mask))
+    return replace(
+        sample, others=unlike(boxes, sample.boxes), other_masks=tuple(filter(None, masks))
+    )

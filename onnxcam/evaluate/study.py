@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxcam.errors import Cancelled, OnnxcamError, OutputError
+from onnxcam.evaluate.boxes import resolved
 from onnxcam.evaluate.judge import Judge
 from onnxcam.evaluate.metrics import METRICS
 from onnxcam.evaluate.probes import ROAD_SHARES
@@ -143,9 +145,23 @@ def run(
 
 
 def columns(rows: Sequence[Mapping[str, Any]], method: str, metric: str) -> np.ndarray:
-    """The values (N,) of a method in a metric; NaN where a picture has none."""
+    """The values (N,) of a method in a metric; NaN where a picture has none.
+
+    Of a metric with a threshold, at the one that is best for the method on these rows.
+    """
     values = [row["methods"][method]["values"][metric] for row in rows]
-    return np.array([np.nan if value is None else value for value in values], np.float64)
+    return resolved(values, METRICS[metric].limits)
+
+
+def settled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with a number or None for each value, thresholds chosen over all of them."""
+    found = [deepcopy(dict(row)) for row in rows]
+    for method, own in rows[0]["methods"].items() if rows else ():
+        for metric in own["values"]:
+            for row, value in zip(found, columns(rows, method, metric), strict=True):
+                plain = None if np.isnan(value) else float(value)
+                row["methods"][method]["values"][metric] = plain
+    return found
 
 
 def summary(

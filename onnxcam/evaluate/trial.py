@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from onnxcam.evaluate.boxes import fits, inside, parts
 from onnxcam.evaluate.impute import IMPUTATIONS, Impute, linear
 from onnxcam.evaluate.samples import Box
 from onnxcam.image import Geometry, lay_on, normalise
@@ -28,6 +29,8 @@ class View:
         size: (height, width) of the stored picture.
         geometry: how that lies under `x`.
         seed: of whatever is drawn for this picture.
+        others: objects of other classes, as `boxes`.
+        other_mask: the same, as `mask`; they are there besides `others`.
     """
 
     x: np.ndarray
@@ -39,6 +42,8 @@ class View:
     boxes: tuple[Box, ...] = ()
     mask: np.ndarray | None = None
     seed: int = 0
+    others: tuple[Box, ...] = ()
+    other_mask: np.ndarray | None = None
 
     def rng(self) -> np.random.Generator:
         """A generator that starts anew: all methods get the same draws."""
@@ -122,13 +127,35 @@ class Trial:
         """(height, width), bool, of the stored picture: the mask, else what the boxes cover."""
         if self.view.mask is not None:
             return self.view.mask
-        if not self.view.boxes:
-            return None
-        marked = np.zeros(self.view.size, bool)
-        for x0, y0, x1, y1 in self.view.boxes:
-            top, left = max(0, round(y0)), max(0, round(x0))
-            marked[top : max(round(y1), top + 1), left : max(round(x1), left + 1)] = True
+        marked = _covered(self.view.boxes, self.view.size)
         return marked if marked.any() else None
+
+    @cached_property
+    def others(self) -> np.ndarray | None:
+        """The same of objects of other classes: all that masks and boxes cover."""
+        marked = _covered(self.view.others, self.view.size)
+        if self.view.other_mask is not None:
+            marked |= self.view.other_mask
+        return marked if marked.any() else None
+
+    @cached_property
+    def fits(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What `boxes.fits` finds; the object's boxes are those around the mask's parts where only
+        a mask is known."""
+        view = self.view
+        boxes = inside(view.boxes, view.size)
+        if not len(boxes) and view.mask is not None:
+            boxes = parts(view.mask[None])[1].astype(np.float64)
+        return fits(self.shown, boxes) if len(boxes) else None
+
+
+def _covered(boxes: Sequence[Box], size: tuple[int, int]) -> np.ndarray:
+    """(height, width), bool: what the boxes cover, of each at least a pixel."""
+    marked = np.zeros(size, bool)
+    for x0, y0, x1, y1 in boxes:
+        top, left = max(0, round(y0)), max(0, round(x0))
+        marked[top : max(round(y1), top + 1), left : max(round(x1), left + 1)] = True
+    return marked
 
 
 Altered = Callable[[Trial], np.ndarray]
