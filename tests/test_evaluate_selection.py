@@ -210,7 +210,7 @@ def test_a_report_of_one_model_compares_none() -> None:
         "onnxcam": "0", "made": "", "command": "", "models": [{"name": "m", "right": None}],
         "data": {"source": "", "kind": "", "pictures": 0, "explained": ""}, "settings": {},
         "inferences": 0, "seconds": 0, "throughput": None, "verdicts": [],
-        **{key: [] for key in ("metrics", "methods", "summary", "tests", "bands", "selection", "curves",
-                               "rows", "failures")},
+        **{key: [] for key in ("metrics", "methods", "summary", "tests", "bands", "selection",
+                               "curves", "rows", "failures")},
     }  # fmt: skip
     assert "Models compared" not in page(study, lambda *_: None)
