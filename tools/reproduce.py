@@ -15,14 +15,17 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
+import reproduce_lines
 import reproduce_page
 from PIL import Image
 from scenes import describe, draw
@@ -35,6 +38,7 @@ from onnxcam.evaluate.metrics import METRICS
 from onnxcam.evaluate.samples import Box, Sample
 from onnxcam.evaluate.study import Rows, run
 from onnxcam.evaluate.trial import Trial
+from onnxcam.files import write_atomic
 from onnxcam.image import read_picture
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,8 +46,8 @@ SIDE, FIRST_SEED = 224, 2 * 10**9
 """Of the scenes: pixels of a side, and a seed that no model was trained or tested with."""
 RADIUS = (0.115, 0.17)
 """Of the objects, in sides: so that four find room."""
-ALIKE = 40
-"""Pictures by which maps are compared with each other."""
+SCENES, ALIKE = 500, 40
+"""Scenes of a set, and pictures by which maps are compared with each other."""
 METHODS = ("ablation-cam", "grad-cam", "grad-cam++")
 
 
@@ -79,6 +83,14 @@ def _reached(trial: Trial) -> float | None:
     return 100 * float(np.mean([heat[_inside(box)].max() >= 0.5 for box in trial.view.boxes]))
 
 
+def _wide(trial: Trial) -> float:
+    return 100 * float((trial.shown >= 0.25).mean())
+
+
+def _covered(trial: Trial) -> float | None:
+    return 100 * float(_boxed(trial).mean()) if trial.view.boxes else None
+
+
 def _loc(threshold: float) -> Metric:
     return Metric(
         f"loc-{round(100 * threshold)}", f"Loc(δ = {threshold:g})", "more",
@@ -95,6 +107,15 @@ OWN = (
         "reached", "Instances reached %", "more", _reached,
         "100 · share of the class's boxes in which the heat reaches half of its largest value",
         "onnxcam", unit="%", needs="object",
+    ),
+    Metric(
+        "covered", "Boxes' share of the picture %", "more", _covered,
+        "100 · pixels in the boxes / all; the same for all methods", "onnxcam", unit="%",
+        needs="object",
+    ),
+    Metric(
+        "wide", "Map's share of the picture %", "less", _wide,
+        "100 · pixels of at least a quarter of the largest heat / all", "onnxcam", unit="%",
     ),
 )  # fmt: skip
 _KEPT = [f"{kind}-{how}{score}" for score in ("", "-score") for how in ("soft", "20", "30", "50")
@@ -159,7 +180,8 @@ class Pictures:
     truth: Mapping[str, int]
 
 
-def scene_samples(folder: Path, instances: int, count: int) -> list[Sample]:
+@cache
+def scene_samples(folder: Path, instances: int, count: int) -> tuple[Sample, ...]:
     """Scenes with so many objects of a class and one of another, drawn where they are missing.
 
     Args:
@@ -184,11 +206,18 @@ def scene_samples(folder: Path, instances: int, count: int) -> list[Sample]:
         name = f"{instances}-{len(found):05d}"
         path, mask = folder / f"{name}.png", folder / f"{name}-mask.png"
         if not mask.exists():
-            Image.fromarray(scene.pixels).save(path)
-            Image.fromarray(np.any([thing.mask for thing in own], axis=0)).save(mask)
-        boxes = tuple(tuple(map(float, thing.box)) for thing in own)
+            _save(scene.pixels, path)
+            _save(np.any([thing.mask for thing in own], axis=0), mask)
+        boxes = tuple((float(a), float(b), float(c), float(d)) for *_, (a, b, c, d) in own)
         found.append(Sample(name, path, kind, boxes, mask))
-    return found
+    return tuple(found)
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    """Writes a PNG at once: a run that is stopped leaves no half of it."""
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "png")
+    write_atomic(path, stream.getvalue(), force=True)
 
 
 @cache
@@ -216,7 +245,7 @@ def photographs(shared: Path, data: str, net: Net, explainer: Explainer) -> Pict
     """
     samples, truth = [], {}
     for file, entry in manifest(shared).items():
-        if entry.get("dataset") != ("cifar10" if data == "cifar10" else data):
+        if entry.get("dataset") != data:
             continue
         path = shared / "data" / file
         if data != "coco":
@@ -276,17 +305,14 @@ def alike(explainer: Explainer, samples: Sequence[Sample], other: str) -> float 
 def study(
     net: Net, data: str, work: Path, shared: Path, scenes: int, limit: int | None,
     watch: Callable[[str], None], methods: Sequence[str] = METHODS,
-) -> reproduce_page.Found:  # fmt: skip
+) -> reproduce_lines.Found:  # fmt: skip
     """Judges the maps of a model on a set, going on with the rows of an earlier run.
 
     Args:
-        net, data: the model, and a name of `SETS`.
-        work: for rows and scenes.
-        shared: the shared folder.
-        scenes: how many scenes a set has.
-        limit: at most so many pictures.
+        net, data, methods: the model, a name of `SETS`, and whose maps.
+        work, shared: folders: for rows and scenes, and of models and photographs.
+        scenes, limit: how many scenes a set has, and at most how many pictures are taken.
         watch: called with a line of progress.
-        methods: whose maps.
 
     Raises:
         OutputError: the folder has rows of other settings.
@@ -296,8 +322,8 @@ def study(
     if data in ("one", "several"):
         count = min(scenes, limit or scenes)
         watch(f"{count} {SETS[data]}")
-        many = 1 if data == "one" else 3
-        given = Pictures(tuple(scene_samples(work / "scenes", many, count)), {})
+        instances = 1 if data == "one" else 3
+        given = Pictures(scene_samples(work / "scenes", instances, count), {})
     else:
         given = photographs(shared, data, net, explainer)
     samples = given.samples[:limit]
@@ -320,18 +346,22 @@ def study(
     others = [name for name in ("cam", *METHODS) if name != "grad-cam"]
     like = {name: alike(explainer, samples, name) for name in others}
     own = [rows.rows[sample.name] for sample in samples]
-    return reproduce_page.Found(
+    return reproduce_lines.Found(
         net.title, net.head, SETS[data], data, tuple(own), dict(given.truth), like
     )
 
 
-def command(only: str | None, limit: int | None, scenes: int) -> str:
-    """How to repeat it."""
-    more = [f" --limit {limit}" if limit else "", f" --scenes {scenes}" if scenes != SCENES else ""]
-    return f"python tools/reproduce.py{f' --only {only}' if only else ''}{''.join(more)}"
+def many(text: str) -> int:
+    """A number of pictures, from the command line."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pictures")
+    return int(text)
 
 
-SCENES = 500
+def shown(line: str) -> None:
+    """A line of progress in place of the one before; nothing where nobody watches."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{line}", end="", flush=True)
 
 
 def main() -> None:
@@ -340,30 +370,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--only", choices=reproduce_page.SECTIONS, help="one table, printed")
-    parser.add_argument("--limit", type=int, help="at most so many pictures of each set")
-    parser.add_argument("--scenes", type=int, default=SCENES, help="scenes of a set")
-    parser.add_argument("--work", type=Path, default=Path("out/reproduce"))
-    parser.add_argument(
-        "--shared", type=Path, default=Path(os.environ.get("ONNXCAM_SHARED") or ROOT.parent / "shared")
-    )
-    parser.add_argument("--to", type=Path, default=Path("docs/reproduction.md"))
+    parser.add_argument("--limit", type=many, help="at most so many pictures of each set")
+    parser.add_argument("--scenes", type=many, default=SCENES, help="scenes of a set")
+    parser.add_argument("--work", type=Path, default=Path("out/reproduce"), help="for rows")
+    shared = Path(os.environ.get("ONNXCAM_SHARED") or ROOT.parent / "shared")
+    parser.add_argument("--shared", type=Path, default=shared, help="the folder of photographs")
+    parser.add_argument("--to", type=Path, default=Path("docs/reproduction.md"), help="the page")
     given = parser.parse_args()
     wanted = [
         (net, data) for net, data in STUDIES
         if given.only is None or data in reproduce_page.SECTIONS[given.only].data
     ]  # fmt: skip
-    found = [
-        study(
-            NETS[net], data, given.work, given.shared, given.scenes, given.limit,
-            lambda line: print(f"\r\033[K{line}", end="", flush=True),
-        )
-        for net, data in wanted
-    ]  # fmt: skip
-    print()
+    if any(NETS[net].shared for net, _ in wanted):
+        manifest(given.shared)  # now, and not after the demo models
+    folders, counts = (given.work, given.shared), (given.scenes, given.limit)
+    found = [study(NETS[net], data, *folders, *counts, shown) for net, data in wanted]
+    shown("")
     if given.only:
         print(reproduce_page.section(given.only, found))
         return
-    given.to.write_text(reproduce_page.page(found, command(None, given.limit, given.scenes)), "utf-8")
+    more = f" --limit {given.limit}" if given.limit else ""
+    more += f" --scenes {given.scenes}" if given.scenes != SCENES else ""
+    page = reproduce_page.page(found, f"python tools/reproduce.py{more}")
+    given.to.write_text(page, "utf-8")
     print(given.to)
 
 
