@@ -150,7 +150,8 @@ def columns(rows: Sequence[Mapping[str, Any]], method: str, metric: str) -> np.n
     Of a metric with a threshold, at the one that is best for the method on these rows.
     """
     values = [row["methods"][method]["values"][metric] for row in rows]
-    return resolved(values, METRICS[metric].limits)
+    row = METRICS.get(metric)  # others' own metrics are numbers
+    return resolved(values, row.limits if row else 0)
 
 
 def settled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
