@@ -97,8 +97,11 @@ def test_curves_begin_and_end_with_the_picture_or_without() -> None:
     close(back[-1], x), close(back[0], blurred(x))
     hottest = np.arange(64).reshape(8, 8) >= 48
     np.testing.assert_array_equal(back[1][:, hottest], x[:, hottest])
-    filled = probe("insertion-linear", 4)(one)
-    np.testing.assert_array_equal(filled[1][:, hottest], x[:, hottest])
+    filled, noisy = (probe(f"insertion-{how}", 4)(one) for how in ("linear", "noisy-linear"))
+    for step in (filled[1], noisy[1]):
+        np.testing.assert_array_equal(step[:, hottest], x[:, hottest])
+    off = (noisy[1] - filled[1])[:, ~hottest]
+    assert 0.5 < off.std() / (0.1 * x.std()) < 1.5  # the noise, and nothing else
 
 
 def test_pixels_of_equal_heat_are_drawn_the_same_for_all() -> None:

@@ -125,7 +125,13 @@ def _of_papers() -> list[Metric]:
 
 def _curves() -> list[Metric]:
     rows = []
-    for how, said in (("blur", "a blur"), ("mean", "the mean colour"), ("linear", "linear fills")):
+    fills = {
+        "blur": "a blur",
+        "mean": "the mean colour",
+        "linear": "linear fills",
+        "noisy-linear": "noisy linear fills",
+    }
+    for how, said in fills.items():
         for kind, better in (("insertion", "more"), ("deletion", "less")):
             verb = "put in" if kind == "insertion" else "taken away"
             rows.append(Metric(

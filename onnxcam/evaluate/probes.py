@@ -65,7 +65,7 @@ def _stepwise(trial: Trial, how: str, steps: int, insertion: bool) -> np.ndarray
     One imputation of all pixels is the other picture where it does not depend on which are known.
     """
     x, shares = trial.view.x, np.arange(steps + 1) / steps
-    if how == "linear":
+    if how.endswith("linear"):
         removed = [trial.hottest(share) ^ insertion for share in shares]
         return np.stack([_filled(trial, one, how) for one in removed])
     away = _filled(trial, np.ones(trial.heat.shape, bool), how)
