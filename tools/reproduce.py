@@ -122,7 +122,7 @@ _KEPT = [f"{kind}-{how}{score}" for score in ("", "-score") for how in ("soft", 
          for kind in ("drop", "increase")]  # fmt: skip
 MEASURED = (
     *(METRICS[name] for name in _KEPT),
-    *(METRICS[name] for name in ("pointing", "energy", "iou-25", "iou-50")),
+    *(METRICS[name] for name in ("pointing", "energy", "iou-25", "iou-50", "maxboxacc-v2")),
     *OWN,
 )
 

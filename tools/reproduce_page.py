@@ -33,6 +33,7 @@ NAMES = {
     "reached": "instances reached %",
     "pointing": "pointing game %",
     "energy": "energy %",
+    "maxboxacc-v2": "MaxBoxAccV2 %",
     **{f"loc-{share}": f"Loc(δ = {share / 100:g})" for share in (0, 25, 50)},
     **{f"iou-{share}": f"IoU at {share} %" for share in (25, 50)},
 }
@@ -122,7 +123,7 @@ def span(values: Sequence[float]) -> str:
 _KEPT = ("drop-soft", "increase-soft", f"{WIN}-drop-soft", "drop-soft-score", "drop-30")
 _PLACED = ("loc-0", "loc-25", "loc-50", "reached")
 _GAINS = ("drop-soft", "loc-25", "loc-50", "reached")
-_LOCATED = ("loc-25", "loc-50", "iou-25", "iou-50", "energy", "pointing")
+_LOCATED = ("loc-25", "loc-50", "iou-25", "iou-50", "maxboxacc-v2", "energy", "pointing")
 _MODELS = ("drop-soft", "drop-30", "drop-soft-score", "iou-25", "energy", "pointing")
 
 

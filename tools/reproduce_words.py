@@ -67,9 +67,10 @@ is black; Average Drop and % Increase of the probability, and Average Drop of th
 score. The paper's figures are not at hand; *agrees* means that Ablation-CAM is ahead. First
 figure Ablation-CAM, second Grad-CAM.""",
     "located": """\
-Loc(δ) is by boxes, as above. IoU, energy (the share of all heat that lies on the object) and
-pointing game are by the mask of scenes and the boxes of photographs; the pointing game allows
-15 pixels beside the object. *Agrees* means that Ablation-CAM is ahead. First figure
+Loc(δ) is by boxes, as above, and so is MaxBoxAccV2 (`docs/evaluate.md`), which takes for each
+method the threshold that suits it. IoU, energy (the share of all heat that lies on the object)
+and pointing game are by the mask of scenes and the boxes of photographs; the pointing game
+allows 15 pixels beside the object. *Agrees* means that Ablation-CAM is ahead. First figure
 Ablation-CAM, second Grad-CAM.""",
     "selection": """\
 Maps of two models of one task, on the pictures that both give the right class. The Ablation-CAM

@@ -61,10 +61,12 @@ def check(path: str, reference: str, near: str = "") -> dict[str, Any]:
         return row
     if isinstance(plain_peak, int):
         row["memory"] = (peak_bytes() - base) / max(1, plain_peak)
+    classifier, layer = explainer.classifier, explainer.recipe.feature_map
+    del explainer  # each holds the weights in sessions of its own: never more than one at a time
     steps: tuple[Callable[..., None], ...] = (_layer, _split, _literal, _gradients, _times)
     for step in steps:
         try:
-            step(onnxcam, explainer, path, held, row)
+            step(onnxcam, classifier, layer, path, held, row)
         except onnxcam.OnnxcamError as error:
             row["failed"][step.__name__[1:]] = _line(error)
     return row
@@ -169,10 +171,14 @@ def relative(found: Any, golden: Any) -> float:
 
 
 def _layer(
-    onnxcam: Any, explainer: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]
+    onnxcam: Any,
+    classifier: Any,
+    layer: Any,
+    path: str,
+    held: Mapping[str, Any],
+    row: dict[str, Any],
 ) -> None:
     """Is the default feature map the expert's? Told by values, not by names."""
-    layer = explainer.recipe.feature_map
     row["layer"] = {
         "tensor": layer.tensor,
         "units": layer.units,
@@ -183,7 +189,7 @@ def _layer(
     }
     if "A" not in held:
         return
-    classifier, golden = explainer.classifier, held["A"]
+    golden = held["A"]
     features, _ = onnxcam.split(classifier)
     images = _fitting(classifier, held, _every(held))
     count = classifier.batch or len(images)
@@ -243,18 +249,26 @@ def _grid(t: Any, layer: Any) -> Any:
 
 
 def _split(
-    onnxcam: Any, explainer: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]
+    onnxcam: Any,
+    classifier: Any,
+    layer: Any,
+    path: str,
+    held: Mapping[str, Any],
+    row: dict[str, Any],
 ) -> None:
     """head(features(x)) == model(x), with no operators fused: across a cut none can be.
 
     What fusing changes in the last digits, a deep network's softmax can make a thousandth of.
     """
-    classifier = explainer.classifier
-    features, head = (_session_of(part, fused=False) for part in onnxcam.split(classifier))
+    features, head = onnxcam.split(classifier)
     images = _fitting(classifier, held, 1)
-    names = [o.name for o in features.get_outputs()]
-    middle = dict(zip(names, features.run(names, {classifier.image.name: images}), strict=True))
-    found = head.run(None, {i.name: middle[i.name] for i in head.get_inputs()})[0]
+    session = _session_of(features, fused=False)
+    names = [o.name for o in session.get_outputs()]
+    middle = dict(zip(names, session.run(names, {classifier.image.name: images}), strict=True))
+    del session, features
+    session = _session_of(head, fused=False)
+    found = session.run(None, {i.name: middle[i.name] for i in session.get_inputs()})[0]
+    del session
     plain = _session(path, fused=False)
     outputs = [_numbers(o) for o in plain.run(None, {plain.get_inputs()[0].name: images})]
     wanted = next((o for o in outputs if np.size(o) == np.size(found)), outputs[0])
@@ -270,11 +284,15 @@ def _numbers(output: Any) -> Any:
 
 
 def _literal(
-    onnxcam: Any, explainer: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]
+    onnxcam: Any,
+    classifier: Any,
+    layer: Any,
+    path: str,
+    held: Mapping[str, Any],
+    row: dict[str, Any],
 ) -> None:
     """Exact Ablation-CAM against the literal way, for a few units."""
-    classifier, every = explainer.classifier, explainer.recipe.feature_map.units
-    units = sorted({i * every // UNITS for i in range(UNITS)})
+    units = sorted({i * layer.units // UNITS for i in range(UNITS)})
     images = _fitting(classifier, held, 1)
     found = {}
     for way in ("exact", "literal"):
@@ -283,6 +301,7 @@ def _literal(
         found[way] = result.weights * result.target_score[:, None]  # y − y_k
         row[f"way_{way}"] = one.program(1).way
         row.setdefault("ablation_notes", list(result.notes))
+        del one
     scale = float(np.abs(result.target_score).max()) or 1.0
     largest = max(float(np.abs(found["literal"]).max()), 1e-3 * scale)
     off = float(np.abs(found["exact"] - found["literal"]).max())
@@ -290,17 +309,20 @@ def _literal(
 
 
 def _gradients(
-    onnxcam: Any, explainer: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]
+    onnxcam: Any,
+    classifier: Any,
+    layer: Any,
+    path: str,
+    held: Mapping[str, Any],
+    row: dict[str, Any],
 ) -> None:
     """Grad-CAM and the gradient for the image against the framework's own."""
-    classifier = explainer.classifier
     images = _fitting(classifier, held, _every(held))
     count = len(images)
     target = held["target"][:count] if "target" in held else None
     for method in ("grad-cam", "saliency"):
         try:
-            one = onnxcam.Explainer(classifier, method, provider="cpu", threads=1)
-            found = one(images, target)
+            found = onnxcam.Explainer(classifier, method, provider="cpu", threads=1)(images, target)
         except onnxcam.OnnxcamError as error:
             row["failed"][method] = _line(error)
             continue
@@ -336,20 +358,22 @@ def _alike(found: Any, golden: Any) -> float:
 
 
 def _times(
-    onnxcam: Any, explainer: Any, path: str, held: Mapping[str, Any], row: dict[str, Any]
+    onnxcam: Any,
+    classifier: Any,
+    layer: Any,
+    path: str,
+    held: Mapping[str, Any],
+    row: dict[str, Any],
 ) -> None:
     """Explanation over plain inference, processor time on one thread."""
-    classifier = explainer.classifier
     images = _fitting(classifier, held, 1)
     plain = _session(path)
     feed = {plain.get_inputs()[0].name: images}
     for method in METHODS:
         if method in row["failed"]:
             continue
-        one = explainer  # which has run once already
-        if method != "ablation-cam":
-            one = onnxcam.Explainer(classifier, method, provider="cpu", threads=1)
-            one(images)
+        one = onnxcam.Explainer(classifier, method, provider="cpu", threads=1)
+        one(images)
         plain.run(None, feed)
         ratios: list[float] = []
         spent = 0.0
@@ -359,6 +383,7 @@ def _times(
             ratios.append(b / max(a, 1e-9))
             spent += a + b
         row.setdefault("times", {})[method] = statistics.median(ratios)
+        del one
 
 
 def _spent(work: Callable[[], Any]) -> float:
