@@ -119,7 +119,7 @@ def evaluate(models: tuple[str, ...], dataset: str, **given: Any) -> None:
     DATASET is a folder with a folder of pictures for each class, a folder of pictures, a .csv or
     .json list, or COCO or VOC annotations. Means come with 95 % bootstrap intervals, differences
     with a paired test; pictures that cannot be read are named at the end. Several models are
-    compared, too, on the pictures that they all classify correctly.
+    compared, too, on the pictures that they classify correctly.
 
     \b
     Examples:
@@ -154,6 +154,9 @@ def evaluate(models: tuple[str, ...], dataset: str, **given: Any) -> None:
             given["curve_steps"], given["batch"], given["study_seed"],
         )  # fmt: skip
         studies.append(_study(name, judge, dataset, offset, given, studies))
+    for study in studies:  # a model may know none of the classes whose boxes there are
+        others = [other.judge.metrics for other in studies]
+        study.judge.metrics = [metric for metric in metrics if all(metric in o for o in others)]
     held = []
     to = Path(given["to"] or "evaluation")
     for study in studies:
@@ -218,19 +221,19 @@ def _study(
         dataset, explainer.labels, explainer.classifier.classes, pictures=pictures,
         label_offset=offset, opposite=explainer.opposite,
     )  # fmt: skip
-    if before:
-        chosen = {sample.name for sample in before[0].samples}
-        samples = tuple(sample for sample in data.samples if sample.name in chosen)
-    else:
-        samples = limited(data.samples, given["limit"], given["study_seed"])
-    placed = any(sample.has("object") for sample in samples)
-    judge.metrics = _measurable(judge.metrics, samples, dataset, given["metrics"])
-    which = given["which"] or ("label" if placed else "predicted")
-    if which == "label" and all(sample.label is None for sample in samples):
+    placed = any(sample.has("object") for sample in data.samples)
+    which = given["which"] or (before[0].which if before else "label" if placed else "predicted")
+    if which == "label" and all(sample.label is None for sample in data.samples):
         raise OptionError(f"--explain label: {dataset} names no classes; leave the option out")
     judge.predicted = which == "predicted"
-    asked = by_picture(samples) if judge.predicted else samples
-    return Study(name, judge, data, asked, list(data.skipped))
+    samples = by_picture(data.samples) if judge.predicted else data.samples
+    if before:
+        chosen = {sample.name for sample in before[0].samples}
+        samples = tuple(sample for sample in samples if sample.name in chosen)
+    else:
+        samples = limited(samples, given["limit"], given["study_seed"])
+    judge.metrics = _measurable(judge.metrics, samples, dataset, given["metrics"])
+    return Study(name, judge, data, samples, list(data.skipped))
 
 
 def _measurable(
@@ -244,7 +247,7 @@ def _measurable(
     asked = {name.strip() for name in (named or "").split(",")}
     kept = list(metrics)
     for need, what in NEEDS.items():
-        if any(sample.has(need) for sample in samples):
+        if any(entry.has(need) for sample in samples for entry in sample.entries):
             continue
         homeless = [metric for metric in kept if metric.needs == need]
         if wanted := [m.name for m in homeless if asked & {m.name, m.group}]:
