@@ -250,15 +250,16 @@ def _explained(path: str, method: str) -> tuple[Any, Callable[[Array, Array], Ar
 class _Frugal:
     """The onnx package's evaluator; what no node needs any more is not kept."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
+    def __init__(self, proto: onnx.ModelProto, weights: dict[str, Array] | None = None) -> None:
         self.evaluator = ReferenceEvaluator(proto, new_ops=OPS)
+        self.weights = weights or {}
         self.last = {
             name: place for place, node in enumerate(proto.graph.node) for name in _read(node)
         }
 
     def run(self, wanted: list[str], feeds: dict[str, Array]) -> list[Array]:
         """The values of the names that are wanted."""
-        held: dict[str, Any] = {"": None, **self.evaluator.rt_inits_, **feeds}
+        held: dict[str, Any] = {"": None, **self.evaluator.rt_inits_, **self.weights, **feeds}
         for place, node in enumerate(self.evaluator.rt_nodes_):
             inputs = [held[name] for name in node.input]
             more = {"context": held} if node.need_context() else {}
@@ -279,7 +280,18 @@ def _read(node: onnx.NodeProto) -> set[str]:
 
 
 def _evaluator(model: Any) -> _Frugal:
-    return _Frugal(doubled(model.complete()))
+    """Large weights go in as arrays: a message would hold each of them once more."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    inside = [t for t in proto.graph.initializer if t.name not in model.weights]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(inside)
+    wide = {name: _wide(array) for name, array in model.weights.items()}
+    return _Frugal(doubled(proto), wide)
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype == np.float32 else array
 
 
 JUDGES = {"gradient": ("slope64", slope_error), "gradcam": ("gradcam64", gradcam_error)}
