@@ -307,9 +307,10 @@ def _command() -> str:
 
 
 def _headline(study: Study, known: int) -> None:
+    from onnxcam.evaluate.markup import counted
     from onnxcam.evaluate.results import ASKED
 
-    data, many = study.data, _counted(len(study.samples), "picture")
+    data, many = study.data, counted(len(study.samples), "picture")
     about = f"{data.source} ({data.kind}), {many}, {ASKED[study.which]} is explained"
     more = [("data", about), ("methods", ", ".join(study.titles.values()))]
     show.facts(headline(study.judge.explainer, more))
@@ -318,18 +319,16 @@ def _headline(study: Study, known: int) -> None:
     click.echo()
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def _tell(document: Mapping[str, Any], folder: Path, parquet: bool) -> None:
+    from onnxcam.evaluate.markup import counted
+
     models, several = document["models"], len(document["models"]) > 1
     for model in models:
         if several:
             show.line(model["name"])
         _means(document, model["name"])
         if model["right"] is not None:
-            right = f"{model['right']} of {_counted(model['labelled'], 'labelled picture')}"
+            right = f"{model['right']} of {counted(model['labelled'], 'labelled picture')}"
             show.line(f"{right} classified right")
         click.echo()
     if several:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxcam.evaluate.markup import counted
 from onnxcam.evaluate.metric import Metric
 from onnxcam.evaluate.metrics import METRICS
 from onnxcam.evaluate.statistics import ALPHA, holm, paired
@@ -112,6 +113,6 @@ def verdicts(rows: Table, pictures: Mapping[tuple[str, str], int]) -> list[dict[
             )  # fmt: skip
             found.append({
                 "a": a, "b": b, "kind": kind, "pictures": count, "better": better, "wins": wins,
-                "tests": len(own), "sentence": f"{said}: {tally}, on {count} pictures",
+                "tests": len(own), "sentence": f"{said}: {tally}, on {counted(count, 'picture')}",
             })  # fmt: skip
     return found
