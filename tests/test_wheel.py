@@ -59,7 +59,9 @@ def test_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert metadata["Version"] == onnxcam.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert {"cuda", "dev", "export", "parquet", "peers"} == set(metadata.get_all("Provides-Extra", []))
+    assert {"cuda", "dev", "export", "parquet", "peers"} == set(
+        metadata.get_all("Provides-Extra", [])
+    )
 
 
 @pytest.mark.parametrize(

@@ -205,8 +205,6 @@ LOOKED_INTO = {
     "to the score pass is the first stage's.",
     "timm *nas*large": "Its own float32 gradient is off as far; the check in float64 takes "
     "more than 8 GiB.",
-    "variants vit_b_16": "ONNX Runtime itself crashes when it makes a session of the fp16 file; "
-    "the others are rows of 2026-11-25, from before their tokens were found.",
 }
 """What is known about misses, by family and model."""
 
