@@ -22,7 +22,7 @@ def bands(
     """Means, intervals and paired tests of the pictures in each band of confidence.
 
     Where the probability nears 1 its gradient nears 0, and methods that weigh by gradients are said
-    to fail there (Desai & Ramaswamy, Ablation-CAM, WACV 2020, Sec. 3). Thresholds of metrics that
+    to fail there (Desai & Ramaswamy, Ablation-CAM, WACV 2020). Thresholds of metrics that
     have one are chosen over all rows, not anew in each band.
 
     Args:

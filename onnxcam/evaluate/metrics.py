@@ -95,7 +95,7 @@ def _sparseness(trial: Trial) -> float | None:
 
 
 GRAD_CAM_PP = "Chattopadhay et al., Grad-CAM++, WACV 2018, Sec. 5.1"
-ABLATION = "Desai & Ramaswamy, Ablation-CAM, WACV 2020, Sec. 4"
+ABLATION = "Desai & Ramaswamy, Ablation-CAM, WACV 2020"
 RISE = "Petsiuk et al., RISE, BMVC 2018, Sec. 4.2"
 ROAD = "Rong et al., ROAD, ICML 2022, Sec. 4"
 

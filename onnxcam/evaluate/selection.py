@@ -23,8 +23,8 @@ def both_right(a: Table, b: Table) -> tuple[Table, Table]:
     """The rows of the pictures that two models both classify correctly, in the same order.
 
     A model that is wrong explains another class, or a class that it does not see: maps of such
-    pictures say little of the model's attention (Desai & Ramaswamy, Sec. 4.3). Where a data set
-    names no classes nobody is known to be right, and all pictures that both have are compared.
+    pictures say little of the model's attention. Where a data set names no classes nobody is known
+    to be right, and all pictures that both have are compared.
     """
     right_of_b = {row["picture"]: row for row in b if row["right"] in (True, None)}
     pairs = [
