@@ -203,10 +203,10 @@ def _looked_into(family: str, model: str, undecided: bool) -> str:
 LOOKED_INTO = {
     "timm efficientvim_m1": "Every stage has a classifier of its own: the last map that all ways "
     "to the score pass is the first stage's.",
-    "torchvision vit_h_14": "Its weights alone are 2.5 GB, of which the check needs four copies; one "
-    "explanation, Ablation-CAM or Grad-CAM, takes 7 GiB.",
-    "keras.applications VGG16": "tf2onnx holds the weights many times over while it converts: of the "
-    "0.55 GB of this one it makes 13.5 GiB.",
+    "torchvision vit_h_14": "Its weights alone are 2.5 GB, of which the check needs four copies; "
+    "one explanation, Ablation-CAM or Grad-CAM, takes 7 GiB.",
+    "keras.applications VGG16": "tf2onnx holds the weights many times over while it converts: of "
+    "the 0.55 GB of this one it makes 13.5 GiB.",
     "timm *nas*large": "Its own float32 gradient is off as far; the check in float64 takes "
     "more than 8 GiB.",
 }
