@@ -235,14 +235,15 @@ def free_memory(device: Device) -> int | None:
     return None
 
 
-def _without(device: Device, weights: Mapping[str, np.ndarray]) -> list[str]:
-    """The optimisers that a session does without.
+def _without(device: Device, weights: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """The optimisers that a session does without, as `onnxruntime.InferenceSession` takes them.
 
     On the CPU a product in half precision with a transposed batch ends the process (segmentation
     fault, seen in 1.31): both become an operator that the CPU has for float32 only.
     """
     half = any(w.dtype == np.float16 for w in weights.values())
-    return ["MatmulTransposeFusion"] if half and device.provider == "cpu" else []
+    crashes = half and device.provider == "cpu"
+    return {"disabled_optimizers": ["MatmulTransposeFusion"]} if crashes else {}
 
 
 class Session:
@@ -266,7 +267,7 @@ class Session:
             wanted.append((PROVIDERS["cuda"], {"device_id": device.number}))
         # Left alone, ONNX Runtime for Python prints what went wrong and takes the CPU.
         make = device.make_session or functools.partial(
-            ort.InferenceSession, enable_fallback=0, disabled_optimizers=_without(device, weights)
+            ort.InferenceSession, enable_fallback=0, **_without(device, weights)
         )
         try:
             self._session = make(model, options, wanted)
