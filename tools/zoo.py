@@ -45,9 +45,9 @@ MAKERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "timm": ("zoo_timm", (*TORCH, *TIMM), ("torchvision", "timm==1.0.31")),
     "transformers": ("zoo_transformers", (*TORCH, "pillow", "transformers"), ("torchvision",)),
     "keras.applications": ("zoo_keras", ("tensorflow-cpu", "tf2onnx", "onnx"), ()),
-    "paddle": ("zoo_paddle", ("paddlepaddle", "paddle2onnx"), ()),
+    "paddle": ("zoo_paddle", ("paddlepaddle", "paddle2onnx", "packaging"), ()),
     "jax": ("zoo_jax", (*JAX, *JAX_NETS), ("dm-haiku", "equimo", "flaxmodels")),
-    "scikit-learn": ("zoo_sklearn", (*TORCH, "scikit-learn", "skl2onnx"), ("torchvision",)),
+    "scikit-learn": ("zoo_sklearn", (*TORCH, "pillow", "scikit-learn", "skl2onnx"), ("torchvision",)),
     "onnx": ("zoo_onnx", ("onnx", "onnxruntime", "numpy"), ()),
     "variants": ("zoo_variants", (*TORCH, "pillow"), ("torchvision",)),
 }  # fmt: skip
