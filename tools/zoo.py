@@ -37,6 +37,7 @@ GIB = 1 << 30
 
 TORCH = ("torch==2.13.0", "onnx", "onnxscript", "onnxruntime", "numpy", "sympy")
 TIMM = ("pillow", "pyyaml", "safetensors", "huggingface_hub")
+SKLEARN = ("pillow", "scikit-learn", "skl2onnx")
 JAX = ("jax", "flax", "equinox", "jax2onnx")
 JAX_NETS = ("jmp", "tabulate", "h5py", "requests", "regex", "loguru", "lz4", "semver", "pillow")
 MAKERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -47,7 +48,7 @@ MAKERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "keras.applications": ("zoo_keras", ("tensorflow-cpu", "tf2onnx", "onnx"), ()),
     "paddle": ("zoo_paddle", ("paddlepaddle", "paddle2onnx", "packaging"), ()),
     "jax": ("zoo_jax", (*JAX, *JAX_NETS), ("dm-haiku", "equimo", "flaxmodels")),
-    "scikit-learn": ("zoo_sklearn", (*TORCH, "pillow", "scikit-learn", "skl2onnx"), ("torchvision",)),
+    "scikit-learn": ("zoo_sklearn", (*TORCH, *SKLEARN), ("torchvision",)),
     "onnx": ("zoo_onnx", ("onnx", "onnxruntime", "numpy"), ()),
     "variants": ("zoo_variants", (*TORCH, "pillow"), ("torchvision",)),
 }  # fmt: skip
