@@ -73,11 +73,11 @@ def test_a_better_model_is_named_and_only_then() -> None:
     assert drop["mean_a"] - drop["mean_b"] == pytest.approx(-20)
     assert energy["count"] == 19  # one has no value: neither mean knows the picture
     assert energy["mean_a"] == pytest.approx(50 + noise[1:].mean())
-    faithful, placed = verdicts(found, {("A", "B"): 20})
+    faithful, placed = verdicts(found)
     assert faithful["better"] == "A" and faithful["wins"] == {"A": 1, "B": 0}
     assert faithful["sentence"].startswith("maps of A are more faithful than those of B: 1 of 1")
     assert placed["better"] is None and "none of 1 tests" in placed["sentence"]
-    assert verdicts(found[2:], {("A", "B"): 20}) == []  # how a map looks decides nothing
+    assert verdicts(found[2:]) == []  # how a map looks decides nothing
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ from onnxcam import Explainer
 from onnxcam.evaluate.judge import Judge
 from onnxcam.evaluate.metric import Metric
 from onnxcam.evaluate.metrics import METRICS
-from onnxcam.evaluate.samples import Box, Sample
+from onnxcam.evaluate.samples import Sample
 from onnxcam.evaluate.study import Rows, run
-from onnxcam.evaluate.trial import Trial
+from onnxcam.evaluate.trial import Trial, covered
 from onnxcam.files import write_atomic
 from onnxcam.image import read_picture
 
@@ -54,33 +54,20 @@ METHODS = ("ablation-cam", "grad-cam", "grad-cam++")
 # --- what is measured -----------------------------------------------------------------------------
 
 
-def _boxed(trial: Trial) -> np.ndarray:
-    """(height, width), bool: what the boxes cover."""
-    marked = np.zeros(trial.view.size, bool)
-    for box in trial.view.boxes:
-        marked[_inside(box)] = True
-    return marked
-
-
-def _inside(box: Box) -> tuple[slice, slice]:
-    x0, y0, x1, y1 = (max(0, round(edge)) for edge in box)
-    return slice(y0, max(y1, y0 + 1)), slice(x0, max(x1, x0 + 1))
-
-
 def _overlap(trial: Trial, threshold: float) -> float | None:
     if not trial.view.boxes:
         return None
     low = float(trial.map.min() / trial.map.max()) if trial.map.max() > 0 else 0.0
     heat = (trial.shown - low) / max(1 - low, 1e-12)
-    hot, thing = heat > threshold, _boxed(trial)
+    hot, thing = heat > threshold, covered(trial.view.boxes, trial.view.size)
     return float((hot & thing).sum() / (hot | thing).sum())
 
 
 def _reached(trial: Trial) -> float | None:
     if not trial.view.boxes:
         return None
-    heat = trial.shown
-    return 100 * float(np.mean([heat[_inside(box)].max() >= 0.5 for box in trial.view.boxes]))
+    each = (trial.shown[covered([box], trial.view.size)] for box in trial.view.boxes)
+    return 100 * float(np.mean([heat.max() >= 0.5 for heat in each]))
 
 
 def _wide(trial: Trial) -> float:
@@ -88,7 +75,9 @@ def _wide(trial: Trial) -> float:
 
 
 def _covered(trial: Trial) -> float | None:
-    return 100 * float(_boxed(trial).mean()) if trial.view.boxes else None
+    if not trial.view.boxes:
+        return None
+    return 100 * float(covered(trial.view.boxes, trial.view.size).mean())
 
 
 def _loc(threshold: float) -> Metric:

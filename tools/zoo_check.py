@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from bench_measure import peak_bytes
@@ -39,6 +39,23 @@ METHODS = ("ablation-cam", "grad-cam", "saliency")
 
 NEAR = 0.02
 """How much less than the best of its tensors a variant's map may correlate with the expert's."""
+
+
+class Case(NamedTuple):
+    """What each step of the check is about: `onnxcam`, which is imported late, and one file.
+
+    Attributes:
+        classifier, layer: what onnxcam makes of the file, and the default feature map.
+        path, held: the file, and its reference.
+        row: where the step writes what it finds.
+    """
+
+    onnxcam: Any
+    classifier: Any
+    layer: Any
+    path: str
+    held: Mapping[str, Any]
+    row: dict[str, Any]
 
 
 def check(path: str, reference: str, near: str = "") -> dict[str, Any]:
@@ -63,12 +80,13 @@ def check(path: str, reference: str, near: str = "") -> dict[str, Any]:
         return row
     if isinstance(plain_peak, int):
         row["memory"] = (peak_bytes() - base) / max(1, plain_peak)
-    classifier, layer = explainer.classifier, explainer.recipe.feature_map
+    layer = explainer.recipe.feature_map
+    case = Case(onnxcam, explainer.classifier, layer, path, held, row)
     del explainer  # each holds the weights in sessions of its own: never more than one at a time
     steps: tuple[Callable[..., None], ...] = (_layer, _split, _literal, _gradients, _times)
     for step in steps:
         try:
-            step(onnxcam, classifier, layer, path, held, row)
+            step(case)
         except onnxcam.OnnxcamError as error:
             row["failed"][step.__name__[1:]] = _line(error)
     return row
@@ -185,15 +203,9 @@ def relative(found: Any, golden: Any) -> float:
     return statistics.median(each)
 
 
-def _layer(
-    onnxcam: Any,
-    classifier: Any,
-    layer: Any,
-    path: str,
-    held: Mapping[str, Any],
-    row: dict[str, Any],
-) -> None:
+def _layer(case: Case) -> None:
     """Is the default feature map the expert's? Told by values, not by names."""
+    classifier, layer, held, row = case.classifier, case.layer, case.held, case.row
     row["layer"] = {
         "tensor": layer.tensor,
         "units": layer.units,
@@ -205,7 +217,7 @@ def _layer(
     if "A" not in held:
         return
     golden = held["A"]
-    features, _ = onnxcam.split(classifier)
+    features, _ = case.onnxcam.split(classifier)
     images = _fitting(classifier, held, _every(held))
     count = classifier.batch or len(images)
     feed = {classifier.image.name: images}
@@ -218,7 +230,7 @@ def _layer(
     row["layer_error"] = relative(found, golden[:count])
     row["alike"] = _correlation(found, golden[:count])
     if row.get("near"):
-        row["best_alike"] = max(row["alike"], _best_alike(path, images, golden[:count], layer))
+        row["best_alike"] = max(row["alike"], _best_alike(case.path, images, golden[:count], layer))
         row["right"] = row["alike"] >= row["best_alike"] - NEAR
     else:
         row["right"] = row["layer_error"] <= 1e-2
@@ -263,19 +275,13 @@ def _grid(t: Any, layer: Any) -> Any:
     return t
 
 
-def _split(
-    onnxcam: Any,
-    classifier: Any,
-    layer: Any,
-    path: str,
-    held: Mapping[str, Any],
-    row: dict[str, Any],
-) -> None:
+def _split(case: Case) -> None:
     """head(features(x)) == model(x), with no operators fused: across a cut none can be.
 
     What fusing changes in the last digits, a deep network's softmax can make a thousandth of.
     """
-    features, head = onnxcam.split(classifier)
+    classifier, held, row = case.classifier, case.held, case.row
+    features, head = case.onnxcam.split(classifier)
     images = _fitting(classifier, held, 1)
     session = _session_of(features, fused=False)
     names = [o.name for o in session.get_outputs()]
@@ -284,7 +290,7 @@ def _split(
     session = _session_of(head, fused=False)
     found = session.run(None, {i.name: middle[i.name] for i in session.get_inputs()})[0]
     del session
-    plain = _session(path, fused=False)
+    plain = _session(case.path, fused=False)
     outputs = [_numbers(o) for o in plain.run(None, {plain.get_inputs()[0].name: images})]
     wanted = next((o for o in outputs if np.size(o) == np.size(found)), outputs[0])
     row["split"] = relative(
@@ -298,20 +304,16 @@ def _numbers(output: Any) -> Any:
     return np.array([list(each.values()) for each in output]) if mapped else output
 
 
-def _literal(
-    onnxcam: Any,
-    classifier: Any,
-    layer: Any,
-    path: str,
-    held: Mapping[str, Any],
-    row: dict[str, Any],
-) -> None:
+def _literal(case: Case) -> None:
     """Exact Ablation-CAM against the literal way, for a few units."""
+    classifier, layer, held, row = case.classifier, case.layer, case.held, case.row
     units = sorted({i * layer.units // UNITS for i in range(UNITS)})
     images = _fitting(classifier, held, 1)
     found = {}
     for way in ("exact", "literal"):
-        one = onnxcam.Explainer(classifier, provider="cpu", threads=1, ablation=way, units=units)
+        one = case.onnxcam.Explainer(
+            classifier, provider="cpu", threads=1, ablation=way, units=units
+        )
         result = one(images)
         found[way] = result.weights * result.target_score[:, None]  # y − y_k
         row[f"way_{way}"] = one.program(1).way
@@ -323,22 +325,18 @@ def _literal(
     row["ablation"], row["ablation_of_score"] = off / largest, off / scale
 
 
-def _gradients(
-    onnxcam: Any,
-    classifier: Any,
-    layer: Any,
-    path: str,
-    held: Mapping[str, Any],
-    row: dict[str, Any],
-) -> None:
+def _gradients(case: Case) -> None:
     """Grad-CAM and the gradient for the image against the framework's own."""
+    classifier, held, row = case.classifier, case.held, case.row
     images = _fitting(classifier, held, _every(held))
     count = len(images)
     target = held["target"][:count] if "target" in held else None
     for method in ("grad-cam", "saliency"):
         try:
-            found = onnxcam.Explainer(classifier, method, provider="cpu", threads=1)(images, target)
-        except onnxcam.OnnxcamError as error:
+            found = case.onnxcam.Explainer(classifier, method, provider="cpu", threads=1)(
+                images, target
+            )
+        except case.onnxcam.OnnxcamError as error:
             row["failed"][method] = _line(error)
             continue
         if method == "grad-cam":
@@ -372,22 +370,16 @@ def _alike(found: Any, golden: Any) -> float:
     )
 
 
-def _times(
-    onnxcam: Any,
-    classifier: Any,
-    layer: Any,
-    path: str,
-    held: Mapping[str, Any],
-    row: dict[str, Any],
-) -> None:
+def _times(case: Case) -> None:
     """Explanation over plain inference, processor time on one thread."""
+    classifier, held, row = case.classifier, case.held, case.row
     images = _fitting(classifier, held, 1)
-    plain = _session(path)
+    plain = _session(case.path)
     feed = {plain.get_inputs()[0].name: images}
     for method in METHODS:
         if method in row["failed"]:
             continue
-        one = onnxcam.Explainer(classifier, method, provider="cpu", threads=1)
+        one = case.onnxcam.Explainer(classifier, method, provider="cpu", threads=1)
         one(images)
         plain.run(None, feed)
         ratios: list[float] = []

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from onnxcam.evaluate.judge import Judge
 from onnxcam.evaluate.parquet import as_parquet
 from onnxcam.evaluate.report import page
 from onnxcam.evaluate.samples import DataSet, Sample
-from onnxcam.evaluate.selection import both_right, compared, verdicts
+from onnxcam.evaluate.selection import compared, verdicts
 from onnxcam.evaluate.study import Rows, curves, settled, summary, tests
 from onnxcam.files import write_atomic
 from onnxcam.methods import method_named
@@ -65,14 +65,23 @@ class Study:
         """The titles of the methods, by name."""
         return {name: method_named(name).title for name in self.judge.methods}
 
+    @cached_property
+    def _digest(self) -> str | None:
+        """Of the model's file, read once: it may be large."""
+        path = self.judge.explainer.path
+        if path is None:
+            return None
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
     def settings(self) -> dict[str, Any]:
         """All that the numbers of a row depend on."""
         judge, explainer = self.judge, self.judge.explainer
-        path, preset = explainer.path, explainer.preset
+        preset = explainer.preset
         return {
             "onnxcam": __version__,
             "model": explainer.classifier.name,
-            "sha256": None if path is None else _digest(path),
+            "sha256": self._digest,
             "preset": None if preset is None else preset.to_json(),
             "explain": self.which,
             "methods": list(judge.methods),
@@ -131,8 +140,6 @@ class Results:
             found["bands"] += [own | band for band in bands(held, methods, names, seed)]
             found["curves"] += [own | row for row in curves(held, methods, seed)]
         settings: dict[str, Any] = {study.name: study.settings() for study, _ in self.studies}
-        pictures = {(a, b): len(both_right(tables[a], tables[b])[0])
-                    for a, b in combinations(tables, 2)}  # fmt: skip
         selection = compared(tables, methods, names, seed)
         return {
             "onnxcam": __version__,
@@ -155,7 +162,7 @@ class Results:
             "methods": [{"name": name, "title": title} for name, title in first.titles.items()],
             **found,
             "selection": selection,
-            "verdicts": verdicts(selection, pictures),
+            "verdicts": verdicts(selection),
             "failures": self._failures(),
             "cost": self._cost(),
         }  # fmt: skip
@@ -268,8 +275,3 @@ def distinct(paths: Sequence[str]) -> list[str]:
         depth += 1
         names = ["/".join(part[-depth:]) for part in parts]
     return names
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:  # in parts: the file may be large
-        return hashlib.file_digest(stream, "sha256").hexdigest()

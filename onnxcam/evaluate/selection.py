@@ -46,8 +46,8 @@ def compared(
         seed: of the resampling.
 
     Returns:
-        Rows of `metric`, `method`, the models `a` and `b`, their means `mean_a` and `mean_b` on
-        the pictures that count (see `both_right`), and what `statistics.Paired` has.
+        Rows of `metric`, `method`, the models `a` and `b`, how many `pictures` count for these (see
+        `both_right`), the means on them `mean_a` and `mean_b`, and what `statistics.Paired` has.
     """
     found = []
     for a, b in combinations(tables, 2):
@@ -59,7 +59,7 @@ def compared(
                 if pair is not None:
                     both = ~np.isnan(values[0] + values[1])
                     found.append({
-                        "metric": metric, "method": method, "a": a, "b": b,
+                        "metric": metric, "method": method, "a": a, "b": b, "pictures": len(of_a),
                         "mean_a": float(values[0][both].mean()),
                         "mean_b": float(values[1][both].mean()), **asdict(pair),
                     })  # fmt: skip
@@ -74,7 +74,7 @@ def kind_of(metric: Metric) -> str:
 WORDS = {"faithful": "more faithful", "localised": "better localised"}
 
 
-def verdicts(rows: Table, pictures: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+def verdicts(rows: Table) -> list[dict[str, Any]]:
     """Which of two models has the more faithful and the better localised maps.
 
     All tests of one kind between two models are one family, corrected after Holm (1979): the
@@ -82,14 +82,13 @@ def verdicts(rows: Table, pictures: Mapping[tuple[str, str], int]) -> list[dict[
 
     Args:
         rows: of `compared`.
-        pictures: how many count for each two models.
 
     Returns:
         For each two models and kind: `a`, `b`, `kind`, `pictures`, `better` (None where no test
         or as many on either side tell them apart), `wins` of each, `tests`, and all in a sentence.
     """
     found = []
-    for (a, b), count in pictures.items():
+    for (a, b), count in {(row["a"], row["b"]): row["pictures"] for row in rows}.items():
         for kind, words in WORDS.items():
             own = [row for row in rows if (row["a"], row["b"]) == (a, b)
                    and kind_of(METRICS[row["metric"]]) == kind]  # fmt: skip

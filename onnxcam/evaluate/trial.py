@@ -127,13 +127,13 @@ class Trial:
         """(height, width), bool, of the stored picture: the mask, else what the boxes cover."""
         if self.view.mask is not None:
             return self.view.mask
-        marked = _covered(self.view.boxes, self.view.size)
+        marked = covered(self.view.boxes, self.view.size)
         return marked if marked.any() else None
 
     @cached_property
     def others(self) -> np.ndarray | None:
         """The same of objects of other classes: all that masks and boxes cover."""
-        marked = _covered(self.view.others, self.view.size)
+        marked = covered(self.view.others, self.view.size)
         if self.view.other_mask is not None:
             marked |= self.view.other_mask
         return marked if marked.any() else None
@@ -149,7 +149,7 @@ class Trial:
         return fits(self.shown, boxes) if len(boxes) else None
 
 
-def _covered(boxes: Sequence[Box], size: tuple[int, int]) -> np.ndarray:
+def covered(boxes: Sequence[Box], size: tuple[int, int]) -> np.ndarray:
     """(height, width), bool: what the boxes cover, of each at least a pixel."""
     marked = np.zeros(size, bool)
     for x0, y0, x1, y1 in boxes:
